@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The contract between the engine and whatever executes operations.
+//!
+//! A [`Backend`] turns model files into [`Operation`]s; built-in operations are made directly. The
+//! engine hands an operation a [`Work`]: inputs as [`Buffer`]s, a place for outputs, a cancel flag. An
+//! operation knows nothing of tenants, queues, sockets or deadlines.
+//!
+//! [`conformance`] is the suite that every backend passes, ours and a plug-in author's alike;
+//! [`null`] and [`faulty`] are the two that tests rely on.
+
+#![forbid(unsafe_code)]
+
+mod backend;
+mod buffer;
+mod error;
+mod seeded;
+mod work;
+
+pub mod conformance;
+pub mod faulty;
+pub mod null;
+
+pub use backend::{Backend, Format, LoadOptions, ModelFiles, Operation};
+pub use buffer::{Buffer, SharedMemory};
+pub use error::{LoadError, RunError};
+pub use work::{CancelFlag, OutputSlot, Phases, Tensor, Work};
