@@ -80,7 +80,15 @@ impl Work {
         cancel: CancelFlag,
     ) -> Work {
         let phases = Phases::default();
-        Work { inputs, outputs: Vec::new(), wanted, output_bytes_left: output_bytes_max, params, cancel, phases }
+        Work {
+            inputs,
+            outputs: Vec::new(),
+            wanted,
+            output_bytes_left: output_bytes_max,
+            params,
+            cancel,
+            phases,
+        }
     }
 
     /// Input `index` of the signature, if it was given.

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The control device: one thread that loads and unloads models, so that no request path ever does.
+//!
+//! Requests for a model that is not loaded yet park here. The first of them queues one load; when that
+//! ended, all of them go on (or are told why they can't).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::thread::JoinHandle;
+
+use diolkos_types::Status;
+
+use crate::engine::EngineInner;
+use crate::job::{Obligation, panic_text};
+use crate::limits;
+use crate::request::Request;
+use crate::session::Opened;
+use crate::status;
+use crate::store::{Change, ClientFiles, LoadReport, Store, StoreError};
+
+/// A change of the store.
+#[derive(Debug)]
+pub enum ControlRequest {
+    /// Load a model that the operator installed, or load it anew if its files changed.
+    Load {
+        /// Which.
+        name: String,
+    },
+    /// Load a model from contents that a client sent.
+    LoadFiles {
+        /// Under which name.
+        name: String,
+        /// What it sent.
+        files: ClientFiles,
+    },
+    /// Unload a model.
+    Unload {
+        /// Which.
+        name: String,
+    },
+    /// Look at the repositories again and load what changed.
+    Rescan,
+}
+
+/// How a change of the store ended.
+#[derive(Debug)]
+pub enum ControlReply {
+    /// Loaded.
+    Loaded(LoadReport),
+    /// Unloaded; jobs that were admitted before go on.
+    Unloaded,
+    /// What changed on disk, and for each change whether it could be taken up.
+    Rescanned(Vec<(Change, Result<(), Status>)>),
+}
+
+type Done = Box<dyn FnOnce(Result<ControlReply, Status>) + Send>;
+
+/// A request that waits for its model to be loaded.
+pub(crate) struct Parked {
+    pub(crate) opened: Opened,
+    pub(crate) request: Request,
+    pub(crate) obligation: Obligation,
+}
+
+enum Task {
+    Change(ControlRequest, Done),
+    /// Load a model that somebody asked for.
+    Warm(String),
+}
+
+/// The thread and its queue.
+pub(crate) struct Control {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    /// Set once, right after the engine exists.
+    engine: OnceLock<Weak<EngineInner>>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Task>,
+    parked: HashMap<String, Vec<Parked>>,
+    parked_count: usize,
+    stopping: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing below panics while it holds the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Control {
+    pub(crate) fn start() -> std::io::Result<Control> {
+        let shared =
+            Arc::new(Shared { engine: OnceLock::new(), state: Mutex::default(), changed: Condvar::new() });
+        let for_thread = shared.clone();
+        let thread =
+            std::thread::Builder::new().name("dk-control".into()).spawn(move || serve(&for_thread))?;
+        Ok(Control { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    pub(crate) fn attach(&self, engine: Weak<EngineInner>) {
+        self.shared.engine.set(engine).expect("an engine attaches itself once");
+    }
+
+    pub(crate) fn submit(&self, request: ControlRequest, done: Done) {
+        let mut state = self.shared.lock();
+        if state.stopping {
+            drop(state);
+            return done(Err(status::shutting_down()));
+        }
+        if state.queue.len() >= limits::CONTROL_QUEUE_MAX {
+            drop(state);
+            return done(Err(status::control_queue_full()));
+        }
+        state.queue.push_back(Task::Change(request, done));
+        drop(state);
+        self.shared.changed.notify_one();
+    }
+
+    /// Holds a request until its model is loaded.
+    pub(crate) fn park(&self, parked: Parked) {
+        let mut state = self.shared.lock();
+        if state.stopping {
+            drop(state);
+            return parked.obligation.refuse(status::shutting_down());
+        }
+        let name = parked.opened.entry.name().to_owned();
+        let first = !state.parked.contains_key(&name);
+        if state.parked_count >= limits::PARKED_MAX
+            || (first && state.queue.len() >= limits::CONTROL_QUEUE_MAX)
+        {
+            drop(state);
+            return parked.obligation.refuse(status::too_many_parked(&name));
+        }
+        if first {
+            state.queue.push_back(Task::Warm(name.clone()));
+        }
+        state.parked_count += 1;
+        state.parked.entry(name).or_default().push(parked);
+        drop(state);
+        self.shared.changed.notify_one();
+    }
+
+    pub(crate) fn stop(&self) {
+        self.shared.lock().stopping = true;
+        self.shared.changed.notify_all();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.thread().id() != std::thread::current().id()
+            && thread.join().is_err()
+        {
+            tracing::error!("the control thread panicked");
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn serve(shared: &Shared) {
+    loop {
+        let mut state = shared.lock();
+        while state.queue.is_empty() && !state.stopping {
+            state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.stopping {
+            return refuse_all(std::mem::take(&mut *state), state);
+        }
+        let task = state.queue.pop_front().expect("the loop above ended because there is one");
+        drop(state);
+        match shared.engine.get().and_then(Weak::upgrade) {
+            Some(engine) => carry_out(shared, &engine, task),
+            None => refuse(task),
+        }
+    }
+}
+
+fn refuse_all(rest: State, guard: MutexGuard<'_, State>) {
+    let mut guard = guard;
+    guard.stopping = true;
+    drop(guard);
+    rest.queue.into_iter().for_each(refuse);
+    for parked in rest.parked.into_values().flatten() {
+        parked.obligation.refuse(status::shutting_down());
+    }
+}
+
+fn refuse(task: Task) {
+    match task {
+        Task::Change(_, done) => done(Err(status::shutting_down())),
+        // Those who wait are in `parked`, and answered with all others there.
+        Task::Warm(_) => {}
+    }
+}
+
+fn carry_out(shared: &Shared, engine: &EngineInner, task: Task) {
+    match task {
+        Task::Change(request, done) => {
+            let result = guarded(|| change(&engine.store, request));
+            done(result);
+        }
+        Task::Warm(name) => {
+            if let Err(error) = guarded(|| engine.store.load(&name).map_err(|e| status::of_store(&e))) {
+                tracing::warn!(model = name, %error, "loading on first use failed");
+            }
+            let mut state = shared.lock();
+            let waiting = state.parked.remove(&name).unwrap_or_default();
+            state.parked_count -= waiting.len();
+            drop(state);
+            for parked in waiting {
+                engine.submit_parked(parked);
+            }
+        }
+    }
+}
+
+/// A panic while loading costs that load, and the control thread goes on.
+fn guarded<T>(work: impl FnOnce() -> Result<T, Status>) -> Result<T, Status> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let reason = panic_text(&*panic);
+        tracing::error!(reason, "a control request panicked");
+        Err(status::control_panicked(reason))
+    })
+}
+
+fn change(store: &Store, request: ControlRequest) -> Result<ControlReply, Status> {
+    let of_store = |error: StoreError| status::of_store(&error);
+    match request {
+        ControlRequest::Load { name } => store.load(&name).map(ControlReply::Loaded).map_err(of_store),
+        ControlRequest::LoadFiles { name, files } => {
+            store.load_files(&name, files).map(ControlReply::Loaded).map_err(of_store)
+        }
+        ControlRequest::Unload { name } => {
+            store.unload(&name).map(|()| ControlReply::Unloaded).map_err(of_store)
+        }
+        ControlRequest::Rescan => {
+            let changes = store.rescan().into_iter().map(|change| {
+                let taken_up = store.take_up(&change).map_err(of_store);
+                (change, taken_up)
+            });
+            Ok(ControlReply::Rescanned(changes.collect()))
+        }
+    }
+}

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A device: one scheduler, its slots, and the threads that run jobs.
+//!
+//! The scheduler decides; this module carries out. Its lock is a leaf that is held for one `step` and the
+//! moves that follow from it, never while an operation runs or a reply is sent.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use diolkos_types::JobId;
+
+use crate::account::saturating_ns;
+use crate::job::{Job, panic_text};
+use crate::limits;
+use crate::sched::{Action, Arrival, Event, Nanos, SchedConfig, Scheduler};
+use crate::status;
+use crate::timer::Alarm;
+
+/// How to make a device.
+#[derive(Clone, Debug)]
+pub struct DeviceConfig {
+    /// Name, used in metrics and thread names.
+    pub name: String,
+    /// Jobs that run at once, each on a thread of its own.
+    pub slots: usize,
+    /// Names of the backends whose operations it runs.
+    pub backends: Vec<&'static str>,
+}
+
+/// A device at one moment.
+#[derive(Clone, Debug)]
+pub struct DeviceSnapshot {
+    /// Name.
+    pub name: String,
+    /// Jobs that may run at once.
+    pub slots: usize,
+    /// Jobs that run.
+    pub running: usize,
+    /// Jobs that wait.
+    pub waiting: usize,
+    /// Jobs ever taken in, refused ones included.
+    pub arrived: u64,
+    /// Jobs that ran on the thread that brought them.
+    pub ran_here: u64,
+    /// Time that slots were busy, in nanoseconds, of jobs that ended.
+    pub busy_ns: u64,
+}
+
+/// A scheduler with threads.
+pub(crate) struct Device {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+struct Shared {
+    name: String,
+    slots: usize,
+    origin: Instant,
+    state: Mutex<State>,
+    work: Condvar,
+    alarm: Alarm,
+}
+
+struct State {
+    scheduler: Scheduler,
+    waiting: HashMap<JobId, Job>,
+    ready: VecDeque<Job>,
+    actions: Vec<Action>,
+    stopping: bool,
+    arrived: u64,
+    ran_here: u64,
+    busy_ns: u64,
+}
+
+/// Which thread steps the scheduler. A device's own thread takes the next ready job itself, so it need
+/// not wake another one for it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Thread {
+    Device,
+    Other,
+}
+
+/// What is left to do once the lock is released.
+#[derive(Default)]
+struct After {
+    run_here: Option<Job>,
+    /// Jobs that end here, with the action that ended them. Rarely any, and then rarely more than one.
+    ended: Vec<(Job, Action)>,
+    wake_at: Option<Nanos>,
+    start: usize,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic under this lock is a broken invariant of the scheduler; the assertion that found it was
+        // logged, and carrying on with the other tenants' jobs beats taking the whole node down.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Nanos {
+        saturating_ns(self.origin.elapsed())
+    }
+
+    /// Steps the scheduler under the lock and does outside of it what must not be done inside.
+    fn step(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        event: Event,
+        arrived: Option<Job>,
+        on: Thread,
+    ) -> Option<Job> {
+        let after = state.step(self.now(), event, arrived);
+        drop(state);
+        let served_by_this_thread = usize::from(on == Thread::Device);
+        for _ in served_by_this_thread..after.start {
+            self.work.notify_one();
+        }
+        if let Some(at) = after.wake_at {
+            self.alarm.set(self.origin + Duration::from_nanos(at));
+        }
+        for (job, action) in after.ended {
+            job.refuse(status::of_scheduler(action));
+        }
+        after.run_here
+    }
+
+    fn run(&self, job: Job, on: Thread) {
+        let id = job.id();
+        let ran = job.run();
+        // The slot is free before the answer is out, so that whoever waits for the answer finds it so.
+        let mut state = self.lock();
+        state.busy_ns = state.busy_ns.saturating_add(saturating_ns(ran.service));
+        let here = self.step(state, Event::Finish(id), None, on);
+        debug_assert!(here.is_none(), "only an arrival may run here");
+        ran.complete();
+    }
+}
+
+impl State {
+    fn step(&mut self, now: Nanos, event: Event, mut arrived: Option<Job>) -> After {
+        let mut after = After::default();
+        let mut actions = std::mem::take(&mut self.actions);
+        self.scheduler.step(now, event, &mut actions);
+        for action in actions.drain(..) {
+            match action {
+                Action::Start(job) => {
+                    let job = self.take(job, &mut arrived);
+                    self.ready.push_back(job);
+                    after.start += 1;
+                }
+                Action::RunHere(job) => {
+                    self.ran_here += 1;
+                    after.run_here = Some(self.take(job, &mut arrived));
+                }
+                Action::Refuse(job, _) | Action::Expire(job) | Action::Cancelled(job) => {
+                    after.ended.push((self.take(job, &mut arrived), action));
+                }
+                Action::WakeAt(at) => after.wake_at = Some(at),
+            }
+        }
+        self.actions = actions;
+        if let Some(job) = arrived {
+            self.waiting.insert(job.id(), job);
+        }
+        after
+    }
+
+    /// The job an action names: the one that just arrived, or one that waits.
+    fn take(&mut self, id: JobId, arrived: &mut Option<Job>) -> Job {
+        if arrived.as_ref().is_some_and(|job| job.id() == id) {
+            return arrived.take().expect("it was just looked at");
+        }
+        self.waiting.remove(&id).expect("the scheduler names only jobs that wait")
+    }
+}
+
+impl Device {
+    pub(crate) fn start(config: &DeviceConfig, alarm: Alarm) -> std::io::Result<Device> {
+        let scheduler = Scheduler::new(SchedConfig {
+            slots: config.slots,
+            queue_max: limits::DEVICE_QUEUE_MAX,
+            tenant_queue_max: limits::TENANT_QUEUE_MAX,
+        });
+        let state = State {
+            scheduler,
+            waiting: HashMap::new(),
+            ready: VecDeque::new(),
+            actions: Vec::new(),
+            stopping: false,
+            arrived: 0,
+            ran_here: 0,
+            busy_ns: 0,
+        };
+        let shared = Arc::new(Shared {
+            name: config.name.clone(),
+            slots: config.slots,
+            origin: Instant::now(),
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            alarm,
+        });
+        let device = Device { shared, threads: Mutex::new(Vec::new()) };
+        for index in 0..config.slots {
+            let shared = device.shared.clone();
+            let name = format!("dk-{}-{index}", config.name);
+            let thread = std::thread::Builder::new().name(name).spawn(move || serve(&shared))?;
+            device.threads().push(thread);
+        }
+        Ok(device)
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a job in. Never blocks, unless `here` and the scheduler says to run it on this thread.
+    pub(crate) fn submit(&self, job: Job, here: bool) {
+        let admitted = job.admitted();
+        let arrival = Arrival {
+            job: job.id(),
+            tenant: job.tenant().key,
+            class: admitted.class,
+            deadline: admitted
+                .deadline
+                .map(|at| saturating_ns(at.saturating_duration_since(self.shared.origin))),
+            run_here: here && admitted.version.stats.is_short(),
+        };
+        let mut state = self.shared.lock();
+        state.arrived += 1;
+        if let Some(job) = self.shared.step(state, Event::Arrive(arrival), Some(job), Thread::Other) {
+            self.shared.run(job, Thread::Other);
+        }
+    }
+
+    pub(crate) fn cancel(&self, job: JobId) {
+        let here = self.shared.step(self.shared.lock(), Event::Cancel(job), None, Thread::Other);
+        debug_assert!(here.is_none(), "only an arrival may run here");
+    }
+
+    pub(crate) fn tick(&self) {
+        let here = self.shared.step(self.shared.lock(), Event::Tick, None, Thread::Other);
+        debug_assert!(here.is_none(), "only an arrival may run here");
+    }
+
+    pub(crate) fn snapshot(&self) -> DeviceSnapshot {
+        let state = self.shared.lock();
+        DeviceSnapshot {
+            name: self.shared.name.clone(),
+            slots: self.shared.slots,
+            running: state.scheduler.running(),
+            waiting: state.scheduler.waiting(),
+            arrived: state.arrived,
+            ran_here: state.ran_here,
+            busy_ns: state.busy_ns,
+        }
+    }
+
+    /// Runs what is queued and ends the threads.
+    pub(crate) fn stop(&self) {
+        self.shared.lock().stopping = true;
+        self.shared.work.notify_all();
+        for thread in std::mem::take(&mut *self.threads()) {
+            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+                tracing::error!(device = self.shared.name, "a device thread panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// One execution thread: takes ready jobs until told to stop and nothing is left.
+fn serve(shared: &Shared) {
+    let mut state = shared.lock();
+    loop {
+        if let Some(job) = state.ready.pop_front() {
+            drop(state);
+            run_guarded(shared, job);
+            state = shared.lock();
+        } else if state.stopping && state.scheduler.waiting() == 0 {
+            drop(state);
+            shared.work.notify_all();
+            return;
+        } else {
+            state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Backends' panics end inside the job. One that arrives here is ours (a reply sink's, say): it costs that
+/// job, and the thread goes on for the others.
+fn run_guarded(shared: &Shared, job: Job) {
+    let run = std::panic::AssertUnwindSafe(|| shared.run(job, Thread::Device));
+    if let Err(panic) = std::panic::catch_unwind(run) {
+        tracing::error!(device = shared.name, reason = panic_text(&*panic), "a job's completion panicked");
+    }
+}

@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The waist: owns the store, the devices and the tenants, and takes every request in.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
+
+use diolkos_backend::CancelFlag;
+use diolkos_types::{JobId, SessionId, Status, TenantId};
+
+use crate::admission::{self, Memory};
+use crate::control::{Control, ControlReply, ControlRequest, Parked};
+use crate::device::{Device, DeviceConfig, DeviceSnapshot};
+use crate::job::{Job, Obligation};
+use crate::limits;
+use crate::request::Request;
+use crate::sched::TenantKey;
+use crate::session::{Opened, Session};
+use crate::status;
+use crate::store::{BindError, LoadedVersion, Store};
+use crate::tenant::{Tenant, TenantSnapshot};
+use crate::timer::Timer;
+
+/// How to make an engine.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Devices; an operation runs on the first one that names its backend, or else on the first one.
+    pub devices: Vec<DeviceConfig>,
+    /// Memory that all requests together may need, in bytes.
+    pub requests_memory_max: u64,
+    /// Memory that one request may need, in bytes.
+    pub request_memory_max: u64,
+}
+
+impl EngineConfig {
+    /// One device named `cpu` with this many slots, for all backends.
+    #[must_use]
+    pub fn cpu(slots: usize) -> EngineConfig {
+        EngineConfig {
+            devices: vec![DeviceConfig { name: "cpu".into(), slots, backends: Vec::new() }],
+            requests_memory_max: limits::REQUEST_MEMORY_MAX,
+            request_memory_max: limits::ONE_REQUEST_MEMORY_MAX,
+        }
+    }
+}
+
+/// Why an engine did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There must be at least one device, and not too many.
+    #[error("{count} devices are configured; between 1 and {max} are possible", max = limits::DEVICES_MAX)]
+    Devices {
+        /// How many were given.
+        count: usize,
+    },
+    /// A device must have at least one slot, and not too many.
+    #[error("device `{name}` has {slots} slots; between 1 and {max} are possible", max = limits::DEVICE_SLOTS_MAX)]
+    Slots {
+        /// Which device.
+        name: String,
+        /// How many were given.
+        slots: usize,
+    },
+    /// The operating system gave no thread.
+    #[error("starting a thread for {what}")]
+    Thread {
+        /// What the thread was for.
+        what: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// The engine. Cheap to clone; stops when the last clone and the last session are gone.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<EngineInner>,
+}
+
+pub(crate) struct EngineInner {
+    pub(crate) store: Store,
+    devices: Vec<Device>,
+    device_of_backend: HashMap<&'static str, usize>,
+    timer: Timer,
+    control: Control,
+    memory: Arc<Memory>,
+    tenants: RwLock<HashMap<TenantId, Arc<Tenant>>>,
+    next_tenant: AtomicU32,
+    next_job: AtomicU64,
+    next_session: AtomicU64,
+    sessions: AtomicU64,
+    draining: AtomicBool,
+}
+
+impl Engine {
+    /// Starts the threads of an engine.
+    pub fn start(config: &EngineConfig, store: Store) -> Result<Engine, StartError> {
+        check(config)?;
+        let weak: Arc<OnceLock<Weak<EngineInner>>> = Arc::default();
+        let for_timer = weak.clone();
+        let wake = move |index: usize| {
+            if let Some(engine) = for_timer.get().and_then(Weak::upgrade) {
+                engine.devices[index].tick();
+            }
+        };
+        let (timer, alarms) = Timer::start(config.devices.len(), wake)
+            .map_err(|source| StartError::Thread { what: "the timer".into(), source })?;
+        let started = config.devices.iter().zip(alarms).map(|(device, alarm)| {
+            Device::start(device, alarm)
+                .map_err(|source| StartError::Thread { what: format!("device `{}`", device.name), source })
+        });
+        let devices = started.collect::<Result<Vec<Device>, StartError>>()?;
+        let control =
+            Control::start().map_err(|source| StartError::Thread { what: "control".into(), source })?;
+        let inner = Arc::new(EngineInner {
+            store,
+            device_of_backend: devices_by_backend(config),
+            devices,
+            timer,
+            control,
+            memory: Memory::new(config.requests_memory_max, config.request_memory_max),
+            tenants: RwLock::default(),
+            next_tenant: AtomicU32::new(0),
+            next_job: AtomicU64::new(1),
+            next_session: AtomicU64::new(1),
+            sessions: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+        });
+        inner.control.attach(Arc::downgrade(&inner));
+        weak.set(Arc::downgrade(&inner)).expect("set once, here");
+        Ok(Engine { inner })
+    }
+
+    /// Opens a session for a tenant.
+    pub fn open_session(&self, tenant: &TenantId) -> Result<Session, Status> {
+        let inner = &self.inner;
+        if inner.sessions.fetch_add(1, Ordering::Relaxed) >= limits::SESSIONS_MAX as u64 {
+            inner.session_closed();
+            return Err(status::too_many_sessions());
+        }
+        let id = SessionId(inner.next_session.fetch_add(1, Ordering::Relaxed));
+        Ok(Session::open_in(inner.clone(), id, inner.tenant(tenant)))
+    }
+
+    /// The model store, for looking things up. Changes go through [`Engine::control`].
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// Queues a change of the store. `done` is called once, from the control thread or, when the queue is
+    /// full, from this one.
+    pub fn control(
+        &self,
+        request: ControlRequest,
+        done: impl FnOnce(Result<ControlReply, Status>) + Send + 'static,
+    ) {
+        self.inner.control.submit(request, Box::new(done));
+    }
+
+    /// [`Engine::control`], waiting for the end. Not for async tasks.
+    pub fn control_and_wait(&self, request: ControlRequest) -> Result<ControlReply, Status> {
+        let (send, receive) = std::sync::mpsc::sync_channel(1);
+        self.control(request, move |result| {
+            // The receiver outlives the call, below.
+            let _ = send.send(result);
+        });
+        receive.recv().expect("every control request is answered")
+    }
+
+    /// The devices at this moment.
+    #[must_use]
+    pub fn devices(&self) -> Vec<DeviceSnapshot> {
+        self.inner.devices.iter().map(Device::snapshot).collect()
+    }
+
+    /// The tenants at this moment, by name.
+    #[must_use]
+    pub fn tenants(&self) -> Vec<TenantSnapshot> {
+        let tenants = self.inner.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        let mut snapshots: Vec<_> = tenants.values().map(|tenant| tenant.snapshot()).collect();
+        snapshots.sort_by(|a, b| a.id.cmp(&b.id));
+        snapshots
+    }
+
+    /// Memory reserved for requests in flight, in bytes.
+    #[must_use]
+    pub fn request_memory_used(&self) -> u64 {
+        self.inner.memory.used()
+    }
+
+    /// Open sessions.
+    #[must_use]
+    pub fn sessions(&self) -> u64 {
+        self.inner.sessions.load(Ordering::Relaxed)
+    }
+
+    /// From now on every new request is answered `Unavailable`.
+    pub fn begin_drain(&self) {
+        self.inner.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether [`Engine::begin_drain`] was called.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.inner.draining.load(Ordering::Acquire)
+    }
+
+    /// Jobs that wait or run.
+    #[must_use]
+    pub fn jobs(&self) -> usize {
+        self.devices().iter().map(|device| device.running + device.waiting).sum()
+    }
+
+    /// Waits until no job waits or runs, `limit` at most. Returns how many are left.
+    #[must_use]
+    pub fn wait_idle(&self, limit: Duration) -> usize {
+        let until = Instant::now() + limit;
+        // Draining happens once in a daemon's life, so looking now and then beats a condition variable on
+        // the path of every job.
+        loop {
+            let left = self.jobs();
+            if left == 0 || Instant::now() >= until {
+                return left;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Engine({} devices, {} sessions)", self.inner.devices.len(), self.sessions())
+    }
+}
+
+impl EngineInner {
+    pub(crate) fn next_job(&self) -> JobId {
+        JobId(self.next_job.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn session_closed(&self) {
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn tenant(&self, id: &TenantId) -> Arc<Tenant> {
+        let known = self.tenants.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
+        known.unwrap_or_else(|| {
+            let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
+            let new = || {
+                let key = TenantKey(self.next_tenant.fetch_add(1, Ordering::Relaxed));
+                Arc::new(Tenant::new(id.clone(), key))
+            };
+            tenants.entry(id.clone()).or_insert_with(new).clone()
+        })
+    }
+
+    /// Takes a request on its way: bind, admit, queue. A model that is not loaded yet is loaded first.
+    pub(crate) fn submit(&self, opened: Opened, request: Request, obligation: Obligation, here: bool) {
+        if self.draining.load(Ordering::Acquire) {
+            return obligation.refuse(status::shutting_down());
+        }
+        match opened.entry.bind(opened.version) {
+            Ok(version) => self.admit(version, request, obligation, here),
+            Err(BindError::Cold) => self.control.park(Parked { opened, request, obligation }),
+            Err(error) => obligation.refuse(status::of_bind(opened.entry.name(), &error)),
+        }
+    }
+
+    /// Takes a request that waited for its model. Loading had its chance, so cold is an error now.
+    pub(crate) fn submit_parked(&self, Parked { opened, request, obligation }: Parked) {
+        match opened.entry.bind(opened.version) {
+            Ok(version) => self.admit(version, request, obligation, false),
+            Err(error) => obligation.refuse(status::of_bind(opened.entry.name(), &error)),
+        }
+    }
+
+    fn admit(&self, version: Arc<LoadedVersion>, request: Request, obligation: Obligation, here: bool) {
+        let device = self.device_of_backend.get(version.backend).copied().unwrap_or(0);
+        let stats = version.stats.clone();
+        match admission::admit(request, version, obligation.cancel.clone(), &self.memory) {
+            Ok(admitted) => self.devices[device].submit(Job::new(admitted, obligation), here),
+            Err(error) => {
+                let status = status::of_admission(&error);
+                stats.failed(status.code(), obligation.submitted.elapsed());
+                obligation.refuse(status);
+            }
+        }
+    }
+
+    pub(crate) fn cancel(&self, job: JobId, flag: &CancelFlag) {
+        flag.cancel();
+        for device in &self.devices {
+            device.cancel(job);
+        }
+    }
+}
+
+impl Drop for EngineInner {
+    fn drop(&mut self) {
+        // Control first: it may still submit parked requests to the devices.
+        self.control.stop();
+        self.timer.stop();
+        for device in &self.devices {
+            device.stop();
+        }
+    }
+}
+
+fn check(config: &EngineConfig) -> Result<(), StartError> {
+    let count = config.devices.len();
+    if !(1..=limits::DEVICES_MAX).contains(&count) {
+        return Err(StartError::Devices { count });
+    }
+    for device in &config.devices {
+        if !(1..=limits::DEVICE_SLOTS_MAX).contains(&device.slots) {
+            return Err(StartError::Slots { name: device.name.clone(), slots: device.slots });
+        }
+    }
+    Ok(())
+}
+
+fn devices_by_backend(config: &EngineConfig) -> HashMap<&'static str, usize> {
+    let mut devices = HashMap::new();
+    for (index, device) in config.devices.iter().enumerate() {
+        for backend in &device.backends {
+            devices.entry(*backend).or_insert(index);
+        }
+    }
+    devices
+}

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A job: one admitted request and the obligation to answer it, exactly once.
+//!
+//! [`Job::complete`] consumes the job. Dropping one that was not completed answers `Aborted`, so that no
+//! caller waits forever for a defect of ours.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use diolkos_backend::{CancelFlag, RunError, Work};
+use diolkos_types::{Code, JobId, Status};
+
+use crate::admission::Admitted;
+use crate::request::{Outputs, Reply, ReplySink, Timing};
+use crate::session::InFlight;
+use crate::status;
+use crate::store::LoadedVersion;
+use crate::tenant::Tenant;
+
+/// The obligation to answer somebody.
+pub(crate) struct Obligation {
+    pub(crate) job: JobId,
+    pub(crate) tenant: Arc<Tenant>,
+    pub(crate) submitted: Instant,
+    pub(crate) cancel: CancelFlag,
+    sink: Option<Box<dyn ReplySink>>,
+    /// Takes the job off its session's list when the obligation ends.
+    _in_flight: InFlight,
+}
+
+impl Obligation {
+    pub(crate) fn new(
+        job: JobId,
+        tenant: Arc<Tenant>,
+        cancel: CancelFlag,
+        sink: Box<dyn ReplySink>,
+        in_flight: InFlight,
+    ) -> Obligation {
+        tenant.in_flight.increment();
+        let submitted = Instant::now();
+        Obligation { job, tenant, submitted, cancel, sink: Some(sink), _in_flight: in_flight }
+    }
+
+    /// Answers before there was a job, so no model is charged.
+    pub(crate) fn refuse(mut self, status: Status) {
+        self.send(Err(status), Timing::default());
+    }
+
+    fn send(&mut self, result: Result<Outputs, Status>, timing: Timing) {
+        let Some(sink) = self.sink.take() else { return };
+        self.tenant.in_flight.decrement();
+        self.tenant.requests.add(self.submitted.elapsed());
+        if let Err(status) = &result {
+            self.tenant.failures.add(status.code());
+        }
+        sink.complete(Reply { job: self.job, result, timing });
+    }
+}
+
+impl Drop for Obligation {
+    fn drop(&mut self) {
+        if self.sink.is_some() {
+            self.send(
+                Err(Status::new(Code::Aborted, "the daemon dropped this job; it is safe to send it again")),
+                Timing::default(),
+            );
+            debug_assert!(std::thread::panicking(), "a job was dropped without an answer");
+        }
+    }
+}
+
+/// An admitted request on its way through a device.
+pub(crate) struct Job {
+    admitted: Admitted,
+    obligation: Obligation,
+    queued: Instant,
+}
+
+/// A job whose operation ran, successfully or not, and whose answer is still owed.
+pub(crate) struct Ran {
+    job: Obligation,
+    version: Arc<LoadedVersion>,
+    rows: u64,
+    result: Result<Outputs, Status>,
+    timing: Timing,
+    /// Time on the device, for the scheduler and the tenant's account.
+    pub(crate) service: Duration,
+}
+
+impl Job {
+    pub(crate) fn new(admitted: Admitted, obligation: Obligation) -> Job {
+        admitted.version.stats.pending.increment();
+        Job { admitted, obligation, queued: Instant::now() }
+    }
+
+    pub(crate) fn id(&self) -> JobId {
+        self.obligation.job
+    }
+
+    pub(crate) fn admitted(&self) -> &Admitted {
+        &self.admitted
+    }
+
+    pub(crate) fn tenant(&self) -> &Arc<Tenant> {
+        &self.obligation.tenant
+    }
+
+    /// Answers without having run.
+    pub(crate) fn refuse(self, status: Status) {
+        let Job { admitted, obligation, .. } = self;
+        let stats = &admitted.version.stats;
+        stats.pending.decrement();
+        stats.failed(status.code(), obligation.submitted.elapsed());
+        obligation.refuse(status);
+    }
+
+    /// Runs the operation on this thread. A panic of the backend is a failure of this job only.
+    pub(crate) fn run(self) -> Ran {
+        let Job { admitted, obligation, queued } = self;
+        let Admitted { version, work, output_order, rows, memory, .. } = admitted;
+        let began = Instant::now();
+        version.stats.pending.decrement();
+        version.usage.touch(began);
+        let (work, outcome) = run_caught(&version, work);
+        let ended = Instant::now();
+        let service = ended - began;
+        version.stats.executed(service);
+        obligation.tenant.charge(service);
+        let timing = timing(queued, began, ended, &work);
+        let result = match outcome {
+            Ok(()) => collect(&version, work, output_order),
+            Err(error) => Err(status::of_run(&version, &error)),
+        };
+        // The request's memory is given back before its answer is sent, so that a caller who sends the
+        // next request at once is never refused because of this one.
+        drop(memory);
+        Ran { job: obligation, version, rows, result, timing, service }
+    }
+}
+
+impl Ran {
+    /// Sends the answer.
+    pub(crate) fn complete(mut self) {
+        let latency = self.job.submitted.elapsed();
+        match &self.result {
+            Ok(_) => self.version.stats.succeeded(&self.timing, latency, self.rows),
+            Err(status) => self.version.stats.failed(status.code(), latency),
+        }
+        self.job.send(self.result, self.timing);
+    }
+}
+
+fn run_caught(version: &LoadedVersion, mut work: Work) -> (Work, Result<(), RunError>) {
+    if let Err(cancelled) = work.check_cancelled() {
+        return (work, Err(cancelled));
+    }
+    let operation = &version.operation;
+    // After a panic nothing of `work` is read but its phases, and the operation's contract is that `run`
+    // may be called again at any time, so no broken invariant can be seen.
+    let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| operation.run(&mut work)));
+    let outcome = unwound.unwrap_or_else(|panic| {
+        let reason = panic_text(&*panic);
+        tracing::error!(model = %version.name, backend = version.backend, reason, "the backend panicked");
+        Err(RunError::Failed { backend: version.backend, reason: format!("it panicked: {reason}") })
+    });
+    (work, outcome)
+}
+
+/// The text of a panic, as far as it has one.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no reason given")
+}
+
+fn timing(queued: Instant, began: Instant, ended: Instant, work: &Work) -> Timing {
+    let phases = work.phases();
+    let compute_began = phases.compute_began.unwrap_or(began);
+    let compute_ended = phases.compute_ended.unwrap_or(ended);
+    Timing {
+        queue: began.saturating_duration_since(queued),
+        copy_in: compute_began.saturating_duration_since(began),
+        compute: compute_ended.saturating_duration_since(compute_began),
+        copy_out: ended.saturating_duration_since(compute_ended),
+    }
+}
+
+/// The wanted outputs in the wanted order. A missing or misshapen one is the backend's fault.
+fn collect(version: &Arc<LoadedVersion>, work: Work, order: Option<Vec<usize>>) -> Result<Outputs, Status> {
+    let mut outputs = work.into_outputs();
+    let specs = &version.signature.outputs;
+    let mut take = |index: usize| {
+        let spec = &specs[index];
+        let tensor = outputs.get_mut(index).and_then(Option::take);
+        let tensor = tensor.ok_or_else(|| status::output_missing(version, &spec.name))?;
+        if !spec.takes_type(tensor.data_type) {
+            return Err(status::output_of_wrong_type(version, spec, tensor.data_type));
+        }
+        Ok((index, tensor))
+    };
+    let tensors = match order {
+        Some(order) => order.into_iter().map(&mut take).collect::<Result<_, _>>()?,
+        None => (0..specs.len()).map(&mut take).collect::<Result<_, _>>()?,
+    };
+    Ok(Outputs { version: version.clone(), tensors })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::mpsc;
+
+    use diolkos_types::TenantId;
+
+    use super::*;
+    use crate::sched::TenantKey;
+
+    #[test]
+    #[cfg_attr(debug_assertions, should_panic(expected = "dropped without an answer"))]
+    fn dropping_an_obligation_answers_aborted_and_trips_an_assertion() {
+        let (send, receive) = mpsc::channel();
+        let tenant = Arc::new(Tenant::new(TenantId::default(), TenantKey(0)));
+        let sink = Box::new(move |reply| send.send(reply).unwrap());
+        let dropped = Obligation::new(JobId(1), tenant.clone(), CancelFlag::new(), sink, InFlight::none());
+        let receive = Mutex::new(receive);
+        let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(dropped)));
+        let reply: Reply = receive.lock().unwrap().recv().unwrap();
+        assert_eq!(reply.result.unwrap_err().code(), Code::Aborted);
+        assert_eq!(tenant.in_flight.get(), 0);
+        unwound.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    }
+}

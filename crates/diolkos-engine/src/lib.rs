@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The one waist of Diolkos.
+//!
+//! Whoever wants something done — a socket front, an in-process caller, a benchmark — opens a
+//! [`Session`] and submits a [`Request`]. It then goes one way:
+//!
+//! ```text
+//! Request ──admission──> Admitted ──device──> Job ──backend──> Reply
+//!            handles,                 queue,                     exactly one,
+//!            tensors, memory          slots                      to the ReplySink
+//! ```
+//!
+//! From `Admitted` on, a value can be made only from the one before it, so a check that is skipped does
+//! not compile. The engine knows no socket, no codec, no async runtime and no vendor library.
+//!
+//! | module | its one job |
+//! |---|---|
+//! | `engine` | the waist: owns devices, store and sessions |
+//! | `session` | a tenant's handle table, and what it has in flight |
+//! | `admission` | `Request` → `Admitted`: every check of tensors and memory |
+//! | [`sched`] | who runs next; pure |
+//! | `device` | slots, threads and queues around one scheduler |
+//! | `job` | `Admitted` → `Job` → `Reply`: exactly one end |
+//! | `control` | loading and unloading, off the request path |
+//! | [`store`] | models on disk and in memory |
+//! | [`account`] | what happened, in numbers |
+//! | `status` | the one map from errors to `Status` |
+//! | [`limits`] | every bound, with its reason |
+
+#![forbid(unsafe_code)]
+
+pub mod account;
+mod admission;
+mod control;
+mod device;
+mod engine;
+mod job;
+pub mod limits;
+mod request;
+pub mod sched;
+mod session;
+mod status;
+pub mod store;
+mod tenant;
+mod timer;
+
+pub use control::{ControlReply, ControlRequest};
+pub use device::{DeviceConfig, DeviceSnapshot};
+pub use engine::{Engine, EngineConfig, StartError};
+pub use request::{NamedTensor, Outputs, Reply, ReplySink, Request, Timing};
+pub use sched::Class;
+pub use session::{CancelOnDrop, Session, Ticket};
+pub use tenant::TenantSnapshot;

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A session: one tenant's handle table, and what it has in flight. Everything in it dies with it.
+//!
+//! ```text
+//! open ──> handles ──submit──> in flight ──reply──> (gone)
+//!                                   │
+//! drop ─────────────────────────────┴──> every job that waits is cancelled, every handle closed
+//! ```
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+
+use diolkos_backend::CancelFlag;
+use diolkos_types::{HandleId, JobId, SessionId, Status, TenantId};
+
+use crate::engine::EngineInner;
+use crate::job::Obligation;
+use crate::limits;
+use crate::request::{Reply, ReplySink, Request};
+use crate::status;
+use crate::store::{LoadedVersion, ModelEntry};
+use crate::tenant::Tenant;
+
+/// One tenant's view of the engine. Dropping it cancels what waits and closes what is open.
+pub struct Session {
+    inner: Arc<SessionInner>,
+}
+
+pub(crate) struct SessionInner {
+    id: SessionId,
+    tenant: Arc<Tenant>,
+    engine: Arc<EngineInner>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    handles: Vec<Slot>,
+    free: Vec<u32>,
+    in_flight: HashMap<JobId, CancelFlag>,
+}
+
+#[derive(Default)]
+struct Slot {
+    generation: u32,
+    opened: Option<Opened>,
+}
+
+/// What a handle means.
+#[derive(Clone)]
+pub(crate) struct Opened {
+    pub(crate) entry: Arc<ModelEntry>,
+    /// `None` = whichever version is current when a request is admitted.
+    pub(crate) version: Option<u64>,
+}
+
+impl SessionInner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing below panics while it holds the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn get(&self, handle: HandleId) -> Option<&Opened> {
+        let slot = self.handles.get(handle.slot as usize)?;
+        slot.opened.as_ref().filter(|_| slot.generation == handle.generation)
+    }
+}
+
+impl Session {
+    pub(crate) fn open_in(engine: Arc<EngineInner>, id: SessionId, tenant: Arc<Tenant>) -> Session {
+        tenant.sessions.increment();
+        Session { inner: Arc::new(SessionInner { id, tenant, engine, state: Mutex::default() }) }
+    }
+
+    /// Number of this session, for logs.
+    #[must_use]
+    pub fn id(&self) -> SessionId {
+        self.inner.id
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn tenant(&self) -> &TenantId {
+        &self.inner.tenant.id
+    }
+
+    /// Opens a model or built-in operation by name; `version` pins one of its versions.
+    pub fn open(&self, name: &str, version: Option<u64>) -> Result<HandleId, Status> {
+        let entry = self.inner.engine.store.find(name).ok_or_else(|| status::no_such_model(name))?;
+        if let Some(version) = version
+            && !entry.versions().contains(&version)
+        {
+            return Err(status::no_such_version(name, version, &entry.versions()));
+        }
+        let mut state = self.inner.lock();
+        let opened = Some(Opened { entry, version });
+        if let Some(slot) = state.free.pop() {
+            let index = slot as usize;
+            state.handles[index].opened = opened;
+            return Ok(HandleId { slot, generation: state.handles[index].generation });
+        }
+        if state.handles.len() >= limits::SESSION_HANDLES_MAX {
+            return Err(status::too_many_handles());
+        }
+        let slot = u32::try_from(state.handles.len()).expect("the limit of handles is far below u32::MAX");
+        state.handles.push(Slot { generation: 0, opened });
+        Ok(HandleId { slot, generation: 0 })
+    }
+
+    /// Closes a handle. Jobs that it admitted go on.
+    pub fn close(&self, handle: HandleId) -> Result<(), Status> {
+        let mut state = self.inner.lock();
+        if state.get(handle).is_none() {
+            return Err(status::no_such_handle());
+        }
+        let slot = &mut state.handles[handle.slot as usize];
+        slot.opened = None;
+        // A slot whose generations are used up is retired, because a stale handle must never come to life.
+        if let Some(next) = slot.generation.checked_add(1) {
+            slot.generation = next;
+            state.free.push(handle.slot);
+        }
+        Ok(())
+    }
+
+    /// The version that a request on this handle would be bound to now.
+    pub fn bound_version(&self, handle: HandleId) -> Result<Arc<LoadedVersion>, Status> {
+        let opened = self.opened(handle)?;
+        opened.entry.bind(opened.version).map_err(|error| status::of_bind(opened.entry.name(), &error))
+    }
+
+    fn opened(&self, handle: HandleId) -> Result<Opened, Status> {
+        self.inner.lock().get(handle).cloned().ok_or_else(status::no_such_handle)
+    }
+
+    /// Submits a request and returns at once. `sink` gets exactly one reply, possibly before this returns.
+    pub fn submit(&self, request: Request, sink: Box<dyn ReplySink>) -> Ticket {
+        self.submit_from(request, sink, false)
+    }
+
+    /// Runs a request and waits for the reply. For in-process callers, never for an async task: a short
+    /// job may run on this very thread, if the scheduler says so.
+    #[must_use]
+    pub fn call(&self, request: Request) -> Reply {
+        let (send, receive) = mpsc::sync_channel(1);
+        let sink = move |reply| {
+            // The receiver outlives the call, below.
+            let _ = send.send(reply);
+        };
+        let _answered_by_the_sink = self.submit_from(request, Box::new(sink), true);
+        receive.recv().expect("every submitted request is answered")
+    }
+
+    fn submit_from(&self, request: Request, sink: Box<dyn ReplySink>, here: bool) -> Ticket {
+        let engine = &self.inner.engine;
+        let job = engine.next_job();
+        let cancel = CancelFlag::new();
+        let ticket = Ticket { job, cancel: cancel.clone(), engine: engine.clone() };
+        let (in_flight, opened) = self.begin(job, &cancel, request.handle);
+        let tenant = self.inner.tenant.clone();
+        let obligation = Obligation::new(job, tenant, cancel, sink, in_flight);
+        match opened {
+            Ok(opened) => engine.submit(opened, request, obligation, here),
+            Err(status) => obligation.refuse(status),
+        }
+        ticket
+    }
+
+    /// Enters the job in the session's list and looks the handle up, under one lock.
+    fn begin(&self, job: JobId, cancel: &CancelFlag, handle: HandleId) -> (InFlight, Result<Opened, Status>) {
+        let mut state = self.inner.lock();
+        if state.in_flight.len() >= limits::SESSION_JOBS_MAX {
+            return (InFlight::none(), Err(status::too_many_jobs()));
+        }
+        let Some(opened) = state.get(handle).cloned() else {
+            return (InFlight::none(), Err(status::no_such_handle()));
+        };
+        state.in_flight.insert(job, cancel.clone());
+        (InFlight(Some((self.inner.clone(), job))), Ok(opened))
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let in_flight = {
+            let mut state = self.inner.lock();
+            state.handles.clear();
+            state.free.clear();
+            std::mem::take(&mut state.in_flight)
+        };
+        for (job, cancel) in in_flight {
+            self.inner.engine.cancel(job, &cancel);
+        }
+        self.inner.tenant.sessions.decrement();
+        self.inner.engine.session_closed();
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Session({}, tenant {})", self.inner.id.0, self.inner.tenant.id)
+    }
+}
+
+/// Takes a job off its session's list when dropped.
+pub(crate) struct InFlight(Option<(Arc<SessionInner>, JobId)>);
+
+impl InFlight {
+    /// For a job that no session lists.
+    pub(crate) fn none() -> InFlight {
+        InFlight(None)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if let Some((session, job)) = &self.0 {
+            session.lock().in_flight.remove(job);
+        }
+    }
+}
+
+/// A request that was submitted. Dropping the ticket changes nothing; see [`Ticket::cancel_on_drop`].
+#[must_use]
+pub struct Ticket {
+    job: JobId,
+    cancel: CancelFlag,
+    engine: Arc<EngineInner>,
+}
+
+impl Ticket {
+    /// Which job this is.
+    #[must_use]
+    pub fn job(&self) -> JobId {
+        self.job
+    }
+
+    /// Says that nobody wants the answer any more. A job that waits is answered `Cancelled` at
+    /// once; one that runs ends when its operation looks at the flag, or by itself.
+    pub fn cancel(&self) {
+        self.engine.cancel(self.job, &self.cancel);
+    }
+
+    /// A guard that cancels the job when it is dropped, for callers that may go away.
+    #[must_use]
+    pub fn cancel_on_drop(self) -> CancelOnDrop {
+        CancelOnDrop(self)
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ticket({})", self.job)
+    }
+}
+
+/// Cancels a job when dropped. Cancelling one that has ended does nothing.
+#[derive(Debug)]
+pub struct CancelOnDrop(Ticket);
+
+impl CancelOnDrop {
+    /// Which job this is.
+    #[must_use]
+    pub fn job(&self) -> JobId {
+        self.0.job
+    }
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
