@@ -62,12 +62,20 @@ impl Operation for Sgemm {
         0
     }
 
-    /// Private copies of the inputs, and the largest result that any choice of transposes gives.
+    /// Private copies of the inputs, and the largest result of those transposes under which they fit.
     fn peak_bytes(&self, shapes: &[Option<Shape>], _input_bytes: u64) -> Option<u64> {
         let inputs = shapes.iter().flatten().try_fold(0u64, |sum, s| sum.checked_add(s.elements()?))?;
-        let longest = |index: usize| shapes.get(index)?.as_ref()?.dims().iter().copied().max();
-        let elements = longest(A)?.checked_mul(longest(B)?)?.checked_add(inputs)?;
-        elements.checked_mul(size_of::<f32>() as u64)
+        let matrix = |index: usize| <[u64; 2]>::try_from(shapes.get(index)?.as_ref()?.dims()).ok();
+        let ([a_rows, a_columns], [b_rows, b_columns]) = (matrix(A)?, matrix(B)?);
+        let mut result = 0;
+        for (rows, inner_a) in [(a_rows, a_columns), (a_columns, a_rows)] {
+            for (inner_b, columns) in [(b_rows, b_columns), (b_columns, b_rows)] {
+                if inner_a == inner_b {
+                    result = result.max(rows.checked_mul(columns)?);
+                }
+            }
+        }
+        result.checked_add(inputs)?.checked_mul(size_of::<f32>() as u64)
     }
 
     fn run(&self, work: &mut Work) -> Result<(), RunError> {

@@ -5,6 +5,8 @@
 //! `cargo run -p diolkos-backend --example toy_backend`; test it with
 //! `cargo nextest run -p diolkos-backend --examples`.
 
+#![forbid(unsafe_code)]
+
 use std::error::Error;
 use std::sync::Arc;
 

@@ -143,8 +143,18 @@ impl Buffer {
         match &self.extents {
             Extents::One(Extent::Private(bytes)) => bytes.clone(),
             Extents::One(Extent::Shared { .. }) | Extents::Many(_) => {
-                let mut copy = vec![0; self.len];
-                self.copy_to(&mut copy);
+                let mut copy = Vec::with_capacity(self.len);
+                for extent in self.extents() {
+                    match extent {
+                        // Not into zeroes: filling 602 kB twice was a fifth of a REST echo's CPU time.
+                        Extent::Private(bytes) => copy.extend_from_slice(bytes),
+                        Extent::Shared { .. } => {
+                            let at = copy.len();
+                            copy.resize(at + extent.len(), 0);
+                            extent.copy_to(&mut copy[at..]);
+                        }
+                    }
+                }
                 copy.into()
             }
         }

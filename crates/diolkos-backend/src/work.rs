@@ -102,6 +102,15 @@ impl Work {
         self.inputs.get_mut(index)?.take()
     }
 
+    /// Puts an input where one was taken out.
+    ///
+    /// # Panics
+    ///
+    /// If `index` is none of the signature's inputs.
+    pub fn put_input(&mut self, index: usize, tensor: Tensor) {
+        self.inputs[index] = Some(tensor);
+    }
+
     /// The inputs in the order of the signature.
     pub fn inputs(&self) -> impl Iterator<Item = Option<&Tensor>> {
         self.inputs.iter().map(Option::as_ref)

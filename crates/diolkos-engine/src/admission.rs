@@ -26,6 +26,8 @@ pub(crate) struct Admitted {
     pub(crate) class: Class,
     pub(crate) deadline: Option<std::time::Instant>,
     pub(crate) memory: Reservation,
+    /// Bytes to reserve on top when the job begins to run, because its need could not be told.
+    pub(crate) reserve_at_start: u64,
 }
 
 /// Why a request is not admitted. Shapes are boxed, because a `Result` is as large as its largest error.
@@ -91,7 +93,7 @@ impl Memory {
         self.used.load(Ordering::Relaxed)
     }
 
-    fn reserve(self: &Arc<Memory>, needed: u64) -> Result<Reservation, AdmissionError> {
+    pub(crate) fn reserve(self: &Arc<Memory>, needed: u64) -> Result<Reservation, AdmissionError> {
         let (max, limit) = (self.max, self.one_max);
         if needed > limit {
             return Err(AdmissionError::TooLarge { needed, limit });
@@ -113,6 +115,20 @@ pub(crate) struct Reservation {
     bytes: u64,
 }
 
+impl Reservation {
+    /// Takes `bytes` more from the same pool.
+    pub(crate) fn another(&self, bytes: u64) -> Result<Reservation, AdmissionError> {
+        self.memory.reserve(bytes)
+    }
+
+    /// Gives back all but `bytes`.
+    pub(crate) fn shrink_to(&mut self, bytes: u64) {
+        let surplus = self.bytes.saturating_sub(bytes);
+        self.bytes -= surplus;
+        self.memory.used.fetch_sub(surplus, Ordering::Relaxed);
+    }
+}
+
 impl Drop for Reservation {
     fn drop(&mut self) {
         self.memory.used.fetch_sub(self.bytes, Ordering::Relaxed);
@@ -131,13 +147,17 @@ pub(crate) fn admit(
     let wanted = request.outputs.map(|names| place_outputs(&names, &signature.outputs)).transpose()?;
     let (output_order, wanted) = wanted.unzip();
 
-    let input_bytes: u64 = inputs.iter().flatten().map(|tensor| tensor.data.len() as u64).sum();
+    let input_bytes = payload_bytes(inputs.iter().flatten());
     let peak = predicted_peak(&version, &inputs, input_bytes);
-    let needed = peak.map_or(memory.one_max, |peak| peak.saturating_add(input_bytes));
-    let memory = memory.reserve(needed)?;
-    // A wrong prediction must not be a way around the limit: outputs stay within what was reserved,
-    // or, where the operation could not tell, within the limit of one request.
-    let output_bytes_max = needed.max(input_bytes);
+    // Where the operation can't tell, the worst is assumed, but only while the job runs: reserved while it
+    // waits, it would turn others away for memory that nobody uses yet.
+    let (at_once, reserve_at_start) = match peak {
+        Some(peak) => (peak.saturating_add(input_bytes), 0),
+        None => (input_bytes, memory.one_max.saturating_sub(input_bytes)),
+    };
+    let memory = memory.reserve(at_once)?;
+    // A wrong prediction must not be a way around the limit: outputs stay within what is reserved.
+    let output_bytes_max = at_once.saturating_add(reserve_at_start);
 
     let rows = inputs.first().and_then(Option::as_ref).map_or(1, |tensor| rows_of(&version, &tensor.shape));
     let work = Work::new(inputs, wanted, request.params, output_bytes_max, cancel);
@@ -149,7 +169,13 @@ pub(crate) fn admit(
         class: request.class,
         deadline: request.deadline,
         memory,
+        reserve_at_start,
     })
+}
+
+/// Size of the payloads together.
+pub(crate) fn payload_bytes<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> u64 {
+    tensors.map(|tensor| tensor.data.len() as u64).sum()
 }
 
 fn predicted_peak(version: &LoadedVersion, inputs: &[Option<Tensor>], input_bytes: u64) -> Option<u64> {
@@ -237,7 +263,8 @@ fn check_tensor(spec: &TensorSpec, tensor: &Tensor) -> Result<(), AdmissionError
     let overflow = || AdmissionError::ShapeOverflow { name: name(), given: Box::new(*shape) };
     let elements = shape.elements().ok_or_else(overflow)?;
     if *data_type == DataType::Bytes {
-        return check_bytes(spec, tensor, elements);
+        // Walking over the text takes as long as there is text, so the device's thread does it: `take_text`.
+        return Ok(());
     }
     let expected = data_type.payload_bytes(elements).ok_or_else(overflow)?;
     if data.len() != expected {
@@ -247,13 +274,27 @@ fn check_tensor(spec: &TensorSpec, tensor: &Tensor) -> Result<(), AdmissionError
     Ok(())
 }
 
-fn check_bytes(spec: &TensorSpec, tensor: &Tensor, expected: u64) -> Result<(), AdmissionError> {
-    // Lengths inside the payload steer the backend, so they are checked in memory nobody else can write.
-    let given = BytesElements::count_checked(&tensor.data.to_private())
-        .map_err(|source| AdmissionError::Bytes { name: spec.name.clone(), source })?;
-    if given != expected {
-        let (name, shape) = (spec.name.clone(), Box::new(tensor.shape));
-        return Err(AdmissionError::ElementCount { name, given, expected, shape });
+/// The part of admission that is as long as the payload: checks the elements of `BYTES` inputs, on the
+/// thread that will run the job. Lengths inside such a payload steer the backend, so what was checked is
+/// a private copy, and the backend gets that very copy.
+pub(crate) fn take_text(specs: &[TensorSpec], work: &mut Work) -> Result<(), AdmissionError> {
+    for (index, spec) in specs.iter().enumerate() {
+        let is_text = work.input(index).is_some_and(|tensor| tensor.data_type == DataType::Bytes);
+        let Some(mut tensor) = is_text.then(|| work.take_input(index)).flatten() else { continue };
+        let payload = tensor.data.to_private();
+        let name = || spec.name.clone();
+        let given = BytesElements::count_checked(&payload)
+            .map_err(|source| AdmissionError::Bytes { name: name(), source })?;
+        let shape = Box::new(tensor.shape);
+        match shape.elements() {
+            Some(expected) if expected == given => {}
+            Some(expected) => {
+                return Err(AdmissionError::ElementCount { name: name(), given, expected, shape });
+            }
+            None => return Err(AdmissionError::ShapeOverflow { name: name(), given: shape }),
+        }
+        tensor.data = payload.into();
+        work.put_input(index, tensor);
     }
     Ok(())
 }

@@ -5,11 +5,14 @@
 //! ended, all of them go on (or are told why they can't).
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
-use diolkos_types::Status;
+use diolkos_types::{JobId, Status};
 
+use crate::admission::Reservation;
 use crate::engine::EngineInner;
 use crate::job::{Obligation, panic_text};
 use crate::limits;
@@ -17,6 +20,7 @@ use crate::request::Request;
 use crate::session::Opened;
 use crate::status;
 use crate::store::{Change, ClientFiles, LoadReport, Store, StoreError};
+use crate::timer::Alarm;
 
 /// A change of the store.
 #[derive(Debug)]
@@ -38,6 +42,11 @@ pub enum ControlRequest {
         /// Which.
         name: String,
     },
+    /// Forget a model that a client loaded, and let the space it takes on disk be reclaimed.
+    Remove {
+        /// Which.
+        name: String,
+    },
     /// Look at the repositories again and load what changed.
     Rescan,
 }
@@ -49,6 +58,8 @@ pub enum ControlReply {
     Loaded(LoadReport),
     /// Unloaded; jobs that were admitted before go on.
     Unloaded,
+    /// Forgotten.
+    Removed,
     /// What changed on disk, and for each change whether it could be taken up.
     Rescanned(Vec<(Change, Result<(), Status>)>),
 }
@@ -60,6 +71,8 @@ pub(crate) struct Parked {
     pub(crate) opened: Opened,
     pub(crate) request: Request,
     pub(crate) obligation: Obligation,
+    /// Pays for the payload while it waits.
+    pub(crate) memory: Reservation,
 }
 
 enum Task {
@@ -79,6 +92,8 @@ struct Shared {
     engine: OnceLock<Weak<EngineInner>>,
     state: Mutex<State>,
     changed: Condvar,
+    /// Goes off at the first deadline of a parked request.
+    alarm: Alarm,
 }
 
 #[derive(Default)]
@@ -96,10 +111,27 @@ impl Shared {
     }
 }
 
+impl State {
+    /// Takes out the parked requests that `which` picks. A model that nobody waits for any more stays in
+    /// the table, because its load is queued.
+    fn take_parked(&mut self, mut which: impl FnMut(&Parked) -> bool) -> Vec<Parked> {
+        let mut taken = Vec::new();
+        for waiting in self.parked.values_mut() {
+            taken.extend(waiting.extract_if(.., |parked| which(parked)));
+        }
+        self.parked_count -= taken.len();
+        taken
+    }
+
+    fn first_deadline(&self) -> Option<Instant> {
+        self.parked.values().flatten().filter_map(|parked| parked.request.deadline).min()
+    }
+}
+
 impl Control {
-    pub(crate) fn start() -> std::io::Result<Control> {
-        let shared =
-            Arc::new(Shared { engine: OnceLock::new(), state: Mutex::default(), changed: Condvar::new() });
+    pub(crate) fn start(alarm: Alarm) -> std::io::Result<Control> {
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        let shared = Arc::new(Shared { engine: OnceLock::new(), state, changed, alarm });
         let for_thread = shared.clone();
         let thread =
             std::thread::Builder::new().name("dk-control".into()).spawn(move || serve(&for_thread))?;
@@ -145,8 +177,38 @@ impl Control {
         }
         state.parked_count += 1;
         state.parked.entry(name).or_default().push(parked);
+        if let Some(at) = state.first_deadline() {
+            self.shared.alarm.set(at);
+        }
         drop(state);
         self.shared.changed.notify_one();
+    }
+
+    /// Answers a request that is parked and that nobody wants any more. Others are left alone.
+    pub(crate) fn cancel(&self, job: JobId) {
+        let mut state = self.shared.lock();
+        if state.parked_count == 0 {
+            return;
+        }
+        let cancelled = state.take_parked(|parked| parked.obligation.job == job);
+        drop(state);
+        for parked in cancelled {
+            parked.obligation.refuse(status::cancelled_while_waiting());
+        }
+    }
+
+    /// Answers the parked requests whose deadline passed.
+    pub(crate) fn tick(&self) {
+        let now = Instant::now();
+        let mut state = self.shared.lock();
+        let late = state.take_parked(|parked| parked.request.deadline.is_some_and(|at| at <= now));
+        if let Some(at) = state.first_deadline() {
+            self.shared.alarm.set(at);
+        }
+        drop(state);
+        for parked in late {
+            parked.obligation.refuse(status::late_while_waiting());
+        }
     }
 
     pub(crate) fn stop(&self) {
@@ -180,7 +242,13 @@ fn serve(shared: &Shared) {
         let task = state.queue.pop_front().expect("the loop above ended because there is one");
         drop(state);
         match shared.engine.get().and_then(Weak::upgrade) {
-            Some(engine) => carry_out(shared, &engine, task),
+            Some(engine) => {
+                // A panic costs this task: the thread goes on for the next.
+                let carry_out = AssertUnwindSafe(|| carry_out(shared, &engine, task));
+                if let Err(panic) = catch_unwind(carry_out) {
+                    tracing::error!(reason = panic_text(&*panic), "a panic on the control thread");
+                }
+            }
             None => refuse(task),
         }
     }
@@ -211,7 +279,8 @@ fn carry_out(shared: &Shared, engine: &EngineInner, task: Task) {
             done(result);
         }
         Task::Warm(name) => {
-            if let Err(error) = guarded(|| engine.store.load(&name).map_err(|e| status::of_store(&e))) {
+            let loaded = guarded(|| engine.store.load(&name).map_err(|e| status::of_store(&e)));
+            if let Err(error) = &loaded {
                 tracing::warn!(model = name, %error, "loading on first use failed");
             }
             let mut state = shared.lock();
@@ -219,7 +288,7 @@ fn carry_out(shared: &Shared, engine: &EngineInner, task: Task) {
             state.parked_count -= waiting.len();
             drop(state);
             for parked in waiting {
-                engine.submit_parked(parked);
+                engine.submit_parked(parked, loaded.as_ref().err());
             }
         }
     }
@@ -227,7 +296,7 @@ fn carry_out(shared: &Shared, engine: &EngineInner, task: Task) {
 
 /// A panic while loading costs that load, and the control thread goes on.
 fn guarded<T>(work: impl FnOnce() -> Result<T, Status>) -> Result<T, Status> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let reason = panic_text(&*panic);
         tracing::error!(reason, "a control request panicked");
         Err(status::control_panicked(reason))
@@ -243,6 +312,9 @@ fn change(store: &Store, request: ControlRequest) -> Result<ControlReply, Status
         }
         ControlRequest::Unload { name } => {
             store.unload(&name).map(|()| ControlReply::Unloaded).map_err(of_store)
+        }
+        ControlRequest::Remove { name } => {
+            store.remove(&name).map(|()| ControlReply::Removed).map_err(of_store)
         }
         ControlRequest::Rescan => {
             let changes = store.rescan().into_iter().map(|change| {

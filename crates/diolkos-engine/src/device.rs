@@ -112,13 +112,15 @@ impl Shared {
         on: Thread,
     ) -> Option<Job> {
         let after = state.step(self.now(), event, arrived);
+        // Under the lock, so that of two alarms the one that was decided last is the one that is set. The
+        // timer's own lock is a leaf.
+        if let Some(at) = after.wake_at {
+            self.alarm.set(self.origin + Duration::from_nanos(at));
+        }
         drop(state);
         let served_by_this_thread = usize::from(on == Thread::Device);
         for _ in served_by_this_thread..after.start {
             self.work.notify_one();
-        }
-        if let Some(at) = after.wake_at {
-            self.alarm.set(self.origin + Duration::from_nanos(at));
         }
         for (job, action) in after.ended {
             job.refuse(status::of_scheduler(action));
@@ -127,14 +129,29 @@ impl Shared {
     }
 
     fn run(&self, job: Job, on: Thread) {
-        let id = job.id();
+        let mut slot = Slot { shared: self, job: job.id(), on, service: Duration::ZERO };
         let ran = job.run();
+        slot.service = ran.service;
         // The slot is free before the answer is out, so that whoever waits for the answer finds it so.
-        let mut state = self.lock();
-        state.busy_ns = state.busy_ns.saturating_add(saturating_ns(ran.service));
-        let here = self.step(state, Event::Finish(id), None, on);
-        debug_assert!(here.is_none(), "only an arrival may run here");
+        drop(slot);
         ran.complete();
+    }
+}
+
+/// A slot that a job holds. It is given back however the run ends.
+struct Slot<'a> {
+    shared: &'a Shared,
+    job: JobId,
+    on: Thread,
+    service: Duration,
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.busy_ns = state.busy_ns.saturating_add(saturating_ns(self.service));
+        let here = self.shared.step(state, Event::Finish(self.job), None, self.on);
+        debug_assert!(here.is_none(), "only an arrival may run here");
     }
 }
 
@@ -230,7 +247,7 @@ impl Device {
         let mut state = self.shared.lock();
         state.arrived += 1;
         if let Some(job) = self.shared.step(state, Event::Arrive(arrival), Some(job), Thread::Other) {
-            self.shared.run(job, Thread::Other);
+            run_guarded(&self.shared, job, Thread::Other);
         }
     }
 
@@ -281,7 +298,7 @@ fn serve(shared: &Shared) {
     loop {
         if let Some(job) = state.ready.pop_front() {
             drop(state);
-            run_guarded(shared, job);
+            run_guarded(shared, job, Thread::Device);
             state = shared.lock();
         } else if state.stopping && state.scheduler.waiting() == 0 {
             drop(state);
@@ -294,9 +311,9 @@ fn serve(shared: &Shared) {
 }
 
 /// Backends' panics end inside the job. One that arrives here is ours (a reply sink's, say): it costs that
-/// job, and the thread goes on for the others.
-fn run_guarded(shared: &Shared, job: Job) {
-    let run = std::panic::AssertUnwindSafe(|| shared.run(job, Thread::Device));
+/// job, and the thread goes on.
+fn run_guarded(shared: &Shared, job: Job, on: Thread) {
+    let run = std::panic::AssertUnwindSafe(|| shared.run(job, on));
     if let Err(panic) = std::panic::catch_unwind(run) {
         tracing::error!(device = shared.name, reason = panic_text(&*panic), "a job's completion panicked");
     }

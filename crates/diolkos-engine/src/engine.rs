@@ -102,18 +102,23 @@ impl Engine {
         let for_timer = weak.clone();
         let wake = move |index: usize| {
             if let Some(engine) = for_timer.get().and_then(Weak::upgrade) {
-                engine.devices[index].tick();
+                // The alarm after those of the devices is the control device's.
+                match engine.devices.get(index) {
+                    Some(device) => device.tick(),
+                    None => engine.control.tick(),
+                }
             }
         };
-        let (timer, alarms) = Timer::start(config.devices.len(), wake)
+        let (timer, mut alarms) = Timer::start(config.devices.len() + 1, wake)
             .map_err(|source| StartError::Thread { what: "the timer".into(), source })?;
+        let control_alarm = alarms.pop().expect("there is one more alarm than devices");
         let started = config.devices.iter().zip(alarms).map(|(device, alarm)| {
             Device::start(device, alarm)
                 .map_err(|source| StartError::Thread { what: format!("device `{}`", device.name), source })
         });
         let devices = started.collect::<Result<Vec<Device>, StartError>>()?;
-        let control =
-            Control::start().map_err(|source| StartError::Thread { what: "control".into(), source })?;
+        let control = Control::start(control_alarm)
+            .map_err(|source| StartError::Thread { what: "control".into(), source })?;
         let inner = Arc::new(EngineInner {
             store,
             device_of_backend: devices_by_backend(config),
@@ -264,16 +269,29 @@ impl EngineInner {
         }
         match opened.entry.bind(opened.version) {
             Ok(version) => self.admit(version, request, obligation, here),
-            Err(BindError::Cold) => self.control.park(Parked { opened, request, obligation }),
+            Err(BindError::Cold) => self.park(opened, request, obligation),
             Err(error) => obligation.refuse(status::of_bind(opened.entry.name(), &error)),
         }
     }
 
-    /// Takes a request that waited for its model. Loading had its chance, so cold is an error now.
-    pub(crate) fn submit_parked(&self, Parked { opened, request, obligation }: Parked) {
-        match opened.entry.bind(opened.version) {
-            Ok(version) => self.admit(version, request, obligation, false),
-            Err(error) => obligation.refuse(status::of_bind(opened.entry.name(), &error)),
+    fn park(&self, opened: Opened, request: Request, obligation: Obligation) {
+        let payload = admission::payload_bytes(request.inputs.iter().map(|input| &input.tensor));
+        match self.memory.reserve(payload) {
+            Ok(memory) => self.control.park(Parked { opened, request, obligation, memory }),
+            Err(error) => obligation.refuse(status::of_admission(&error)),
+        }
+    }
+
+    /// Takes a request that waited for its model. Loading had its chance, so a model that is still cold is
+    /// an error now: the one that loading it ended with.
+    pub(crate) fn submit_parked(&self, parked: Parked, failure: Option<&Status>) {
+        let Parked { opened, request, obligation, memory } = parked;
+        // Admission reserves anew, and more.
+        drop(memory);
+        match (opened.entry.bind(opened.version), failure) {
+            (Ok(version), _) => self.admit(version, request, obligation, false),
+            (Err(BindError::Cold), Some(failure)) => obligation.refuse(failure.clone()),
+            (Err(error), _) => obligation.refuse(status::of_bind(opened.entry.name(), &error)),
         }
     }
 
@@ -292,6 +310,7 @@ impl EngineInner {
 
     pub(crate) fn cancel(&self, job: JobId, flag: &CancelFlag) {
         flag.cancel();
+        self.control.cancel(job);
         for device in &self.devices {
             device.cancel(job);
         }

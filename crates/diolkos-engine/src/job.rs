@@ -7,10 +7,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use diolkos_backend::{CancelFlag, RunError, Work};
+use bytes::Bytes;
+use diolkos_backend::{Buffer, CancelFlag, RunError, Work};
 use diolkos_types::{Code, JobId, Status};
 
-use crate::admission::Admitted;
+use crate::admission::{self, Admitted, Reservation};
 use crate::request::{Outputs, Reply, ReplySink, Timing};
 use crate::session::InFlight;
 use crate::status;
@@ -25,7 +26,7 @@ pub(crate) struct Obligation {
     pub(crate) cancel: CancelFlag,
     sink: Option<Box<dyn ReplySink>>,
     /// Takes the job off its session's list when the obligation ends.
-    _in_flight: InFlight,
+    in_flight: Option<InFlight>,
 }
 
 impl Obligation {
@@ -38,7 +39,7 @@ impl Obligation {
     ) -> Obligation {
         tenant.in_flight.increment();
         let submitted = Instant::now();
-        Obligation { job, tenant, submitted, cancel, sink: Some(sink), _in_flight: in_flight }
+        Obligation { job, tenant, submitted, cancel, sink: Some(sink), in_flight: Some(in_flight) }
     }
 
     /// Answers before there was a job, so no model is charged.
@@ -48,6 +49,8 @@ impl Obligation {
 
     fn send(&mut self, result: Result<Outputs, Status>, timing: Timing) {
         let Some(sink) = self.sink.take() else { return };
+        // Off the list before the answer is out: whoever sends the next request on its arrival must find room.
+        self.in_flight = None;
         self.tenant.in_flight.decrement();
         self.tenant.requests.add(self.submitted.elapsed());
         if let Err(status) = &result {
@@ -117,25 +120,35 @@ impl Job {
     /// Runs the operation on this thread. A panic of the backend is a failure of this job only.
     pub(crate) fn run(self) -> Ran {
         let Job { admitted, obligation, queued } = self;
-        let Admitted { version, work, output_order, rows, memory, .. } = admitted;
+        let Admitted { version, mut work, output_order, rows, memory, reserve_at_start, .. } = admitted;
         let began = Instant::now();
         version.stats.pending.decrement();
         version.usage.touch(began);
-        let (work, outcome) = run_caught(&version, work);
+        let outcome = prepare(&version, &mut work, &memory, reserve_at_start).and_then(|scratch| {
+            let outcome = run_caught(&version, &mut work).map_err(|error| status::of_run(&version, &error));
+            drop(scratch);
+            outcome
+        });
         let ended = Instant::now();
         let service = ended - began;
         version.stats.executed(service);
         obligation.tenant.charge(service);
         let timing = timing(queued, began, ended, &work);
-        let result = match outcome {
-            Ok(()) => collect(&version, work, output_order),
-            Err(error) => Err(status::of_run(&version, &error)),
-        };
-        // The request's memory is given back before its answer is sent, so that a caller who sends the
-        // next request at once is never refused because of this one.
-        drop(memory);
+        let result = outcome.and_then(|()| collect(&version, work, output_order, memory));
         Ran { job: obligation, version, rows, result, timing, service }
     }
+}
+
+/// What is left to check and to reserve when a job begins.
+fn prepare(
+    version: &LoadedVersion,
+    work: &mut Work,
+    memory: &Reservation,
+    reserve_at_start: u64,
+) -> Result<Reservation, Status> {
+    let scratch = memory.another(reserve_at_start).map_err(|error| status::of_admission(&error))?;
+    admission::take_text(&version.signature.inputs, work).map_err(|error| status::of_admission(&error))?;
+    Ok(scratch)
 }
 
 impl Ran {
@@ -150,20 +163,17 @@ impl Ran {
     }
 }
 
-fn run_caught(version: &LoadedVersion, mut work: Work) -> (Work, Result<(), RunError>) {
-    if let Err(cancelled) = work.check_cancelled() {
-        return (work, Err(cancelled));
-    }
+fn run_caught(version: &LoadedVersion, work: &mut Work) -> Result<(), RunError> {
+    work.check_cancelled()?;
     let operation = &version.operation;
     // After a panic nothing of `work` is read but its phases, and the operation's contract is that `run`
     // may be called again at any time, so no broken invariant can be seen.
-    let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| operation.run(&mut work)));
-    let outcome = unwound.unwrap_or_else(|panic| {
+    let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| operation.run(work)));
+    unwound.unwrap_or_else(|panic| {
         let reason = panic_text(&*panic);
         tracing::error!(model = %version.name, backend = version.backend, reason, "the backend panicked");
         Err(RunError::Failed { backend: version.backend, reason: format!("it panicked: {reason}") })
-    });
-    (work, outcome)
+    })
 }
 
 /// The text of a panic, as far as it has one.
@@ -185,7 +195,15 @@ fn timing(queued: Instant, began: Instant, ended: Instant, work: &Work) -> Timin
 }
 
 /// The wanted outputs in the wanted order. A missing or misshapen one is the backend's fault.
-fn collect(version: &Arc<LoadedVersion>, work: Work, order: Option<Vec<usize>>) -> Result<Outputs, Status> {
+///
+/// What is left of the job's memory stays reserved until the last byte of its outputs is dropped, wherever
+/// they are by then: a client that does not take its answers is charged for them.
+fn collect(
+    version: &Arc<LoadedVersion>,
+    work: Work,
+    order: Option<Vec<usize>>,
+    mut memory: Reservation,
+) -> Result<Outputs, Status> {
     let mut outputs = work.into_outputs();
     let specs = &version.signature.outputs;
     let mut take = |index: usize| {
@@ -197,11 +215,38 @@ fn collect(version: &Arc<LoadedVersion>, work: Work, order: Option<Vec<usize>>) 
         }
         Ok((index, tensor))
     };
-    let tensors = match order {
-        Some(order) => order.into_iter().map(&mut take).collect::<Result<_, _>>()?,
-        None => (0..specs.len()).map(&mut take).collect::<Result<_, _>>()?,
+    let mut tensors = match order {
+        Some(order) => order.into_iter().map(&mut take).collect::<Result<Vec<_>, _>>()?,
+        None => (0..specs.len()).map(&mut take).collect::<Result<Vec<_>, _>>()?,
     };
+    drop(outputs);
+    let bytes = admission::payload_bytes(tensors.iter().map(|(_, tensor)| tensor));
+    memory.shrink_to(bytes);
+    if bytes > 0 {
+        let memory = Arc::new(memory);
+        for (_, tensor) in &mut tensors {
+            tensor.data = Charged::wrap(&tensor.data, &memory);
+        }
+    }
     Ok(Outputs { version: version.clone(), tensors })
+}
+
+/// A payload and the reservation that pays for it.
+struct Charged {
+    payload: Bytes,
+    _memory: Arc<Reservation>,
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.payload
+    }
+}
+
+impl Charged {
+    fn wrap(data: &Buffer, memory: &Arc<Reservation>) -> Buffer {
+        Bytes::from_owner(Charged { payload: data.to_private(), _memory: memory.clone() }).into()
+    }
 }
 
 #[cfg(test)]

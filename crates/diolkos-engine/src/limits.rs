@@ -21,8 +21,9 @@ pub const DEVICES_MAX: usize = 64;
 /// Handles that one session may have open: a client that opens more leaks them.
 pub const SESSION_HANDLES_MAX: usize = 1024;
 
-/// Jobs that one session may have in flight, so that closing it ends in bounded time.
-pub const SESSION_JOBS_MAX: usize = TENANT_QUEUE_MAX;
+/// Jobs that one session may have in flight: a quarter of its tenant's queue, so that one client process
+/// can't take all of it.
+pub const SESSION_JOBS_MAX: usize = TENANT_QUEUE_MAX / 4;
 
 /// Sessions of the whole engine: one for each connection the server may accept, and as many again
 /// that linger after their connection closed.

@@ -69,15 +69,18 @@ pub(crate) fn of_scheduler(ended_by: Action) -> Status {
     match ended_by {
         Action::Refuse(_, Full::Device) => busy("the device's queue is full; try again"),
         Action::Refuse(_, Full::Tenant) => busy("your share of the device's queue is full; try again"),
-        Action::Expire(_) => Status::new(
-            Code::DeadlineExceeded,
-            "the deadline passed while the request waited; it did not run",
-        ),
-        Action::Cancelled(_) => {
-            Status::new(Code::Cancelled, "cancelled while the request waited; it did not run")
-        }
+        Action::Expire(_) => late_while_waiting(),
+        Action::Cancelled(_) => cancelled_while_waiting(),
         Action::Start(_) | Action::RunHere(_) | Action::WakeAt(_) => unreachable!("these end no job"),
     }
+}
+
+pub(crate) fn late_while_waiting() -> Status {
+    Status::new(Code::DeadlineExceeded, "the deadline passed while the request waited; it did not run")
+}
+
+pub(crate) fn cancelled_while_waiting() -> Status {
+    Status::new(Code::Cancelled, "cancelled while the request waited; it did not run")
 }
 
 pub(crate) fn no_such_model(name: &str) -> Status {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One thread that carries out the schedulers' `WakeAt` actions.
+//! One thread that carries out the schedulers' `WakeAt` actions, and wakes the control device likewise.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-/// Wakes devices when their next deadline comes.
+/// Wakes whoever set an alarm.
 pub(crate) struct Timer {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -18,7 +18,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Per device: when to wake it.
+    /// Per alarm: when it goes off.
     wake_at: Vec<Option<Instant>>,
     stopping: bool,
 }
@@ -30,7 +30,7 @@ impl Shared {
     }
 }
 
-/// Sets the alarm of one device.
+/// One alarm; setting it replaces what it was set to.
 #[derive(Clone)]
 pub(crate) struct Alarm {
     shared: Arc<Shared>,
@@ -45,14 +45,14 @@ impl Alarm {
 }
 
 impl Timer {
-    /// A timer for `devices` devices; `wake` is called with the index of the one whose alarm went off.
+    /// A timer with this many alarms; `wake` is called with the index of the one that went off.
     pub(crate) fn start(
-        devices: usize,
+        alarms: usize,
         wake: impl Fn(usize) + Send + 'static,
     ) -> std::io::Result<(Timer, Vec<Alarm>)> {
-        let state = State { wake_at: vec![None; devices], stopping: false };
+        let state = State { wake_at: vec![None; alarms], stopping: false };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
-        let alarms = (0..devices).map(|index| Alarm { shared: shared.clone(), index }).collect();
+        let alarms = (0..alarms).map(|index| Alarm { shared: shared.clone(), index }).collect();
         let for_thread = shared.clone();
         let thread =
             std::thread::Builder::new().name("dk-timer".into()).spawn(move || run(&for_thread, &wake))?;
@@ -86,7 +86,10 @@ fn run(shared: &Shared, wake: &dyn Fn(usize)) {
         if let Some(index) = due {
             state.wake_at[index] = None;
             drop(state);
-            wake(index);
+            // What is woken completes jobs, and a sink that panics must not end everybody's deadlines.
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| wake(index))).is_err() {
+                tracing::error!("a panic while jobs expired");
+            }
             state = shared.lock();
             continue;
         }

@@ -59,6 +59,8 @@ fn a_call_answers_with_the_bytes_it_got() {
     let (name, tensor) = outputs.named().next().unwrap();
     assert_eq!(name, "y");
     assert_eq!(tensor.data.to_private(), [1.5f32, 1.5].map(f32::to_le_bytes).concat());
+    assert_eq!(engine.request_memory_used(), 8, "whoever holds an answer is charged for it");
+    drop(outputs);
     assert_eq!(engine.request_memory_used(), 0);
 }
 
@@ -223,7 +225,7 @@ fn a_full_queue_is_busy_now_and_says_when_to_come_back() {
     let (send, receive) = channel();
     let _first = session.submit(request(hold), sink(&send));
     gate.wait_for_arrivals(1);
-    let max = diolkos_engine::limits::TENANT_QUEUE_MAX;
+    let max = diolkos_engine::limits::SESSION_JOBS_MAX;
     for _ in 0..max + 3 {
         let _ticket = session.submit(request(count), sink(&send));
     }
@@ -296,8 +298,36 @@ fn memory_is_reserved_by_prediction_and_given_back() {
     assert_eq!(code(&session.call(request(open("hold")))), Code::Busy);
     assert_eq!(code(&session.call(request(open("unknown")))), Code::Busy, "unknown counts as the worst case");
     gate.open();
-    receive.recv().unwrap().result.unwrap();
-    assert_eq!(engine.request_memory_used(), 0, "memory is back before the answer is");
+    let outputs = receive.recv().unwrap().result.unwrap();
+    assert_eq!(engine.request_memory_used(), 8, "all but the outputs is back before the answer is out");
+    let kept = outputs.tensors[0].1.data.to_private();
+    drop(outputs);
+    assert_eq!(engine.request_memory_used(), 8, "a front that still writes the bytes is charged for them");
+    drop(kept);
+    assert_eq!(engine.request_memory_used(), 0);
+}
+
+#[test]
+fn what_can_not_be_told_is_reserved_only_while_it_runs() {
+    let gate = Gate::new();
+    let for_gate = gate.clone();
+    let hold = TestOperation::new(move |work, signature| {
+        for_gate.wait();
+        give_back(work, signature)
+    });
+    let config = EngineConfig { requests_memory_max: 1000, request_memory_max: 600, ..EngineConfig::cpu(1) };
+    let engine = engine_with(&config, vec![("hold", hold.with_peak_bytes(None))]);
+    let session = session(&engine);
+    let handle = session.open("hold", None).unwrap();
+    let (send, receive) = channel();
+    for _ in 0..10 {
+        let _ticket = session.submit(request(handle), sink(&send));
+    }
+    gate.wait_for_arrivals(1);
+    assert_eq!(engine.request_memory_used(), 600 + 9 * 8);
+    gate.open();
+    drop(send);
+    assert!(all(receive, 10).iter().all(|reply| reply.result.is_ok()));
 }
 
 #[test]

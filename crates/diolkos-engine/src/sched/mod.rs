@@ -175,7 +175,8 @@ impl Scheduler {
                     actions.push(Action::Cancelled(job));
                 }
             }
-            Event::Tick => {}
+            // The alarm went off, so it is set no more, whichever time it was set to.
+            Event::Tick => self.wake_at = None,
         }
         self.expire(now, actions);
         self.fill_slots(actions);

@@ -6,7 +6,7 @@
 //! <dir>/blobs/<sha256>      contents, named by what they are
 //! <dir>/refs/<model>.ref    which blobs make a model
 //! <dir>/tmp/…               being written; emptied at start
-//! <dir>/quarantine/…        found damaged; never served, kept for whoever wants to know why
+//! <dir>/quarantine/…        found damaged; never served, kept for a while for whoever wants to know why
 //! ```
 //!
 //! Invariants:
@@ -15,11 +15,12 @@
 //!   and the directory is synced after. So at any crash each name holds all of its contents or is absent.
 //! * A reference is written after every blob that it names, so no reference ever dangles by a crash.
 //! * What is read is hashed again; a blob that does not match its name is moved away and reported.
-//! * `used` never exceeds the quota by a put.
+//! * `used` never exceeds the quota by a put. What is in quarantine counts, and goes with a collection.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -107,7 +108,7 @@ pub struct OpenReport {
 /// What a collection removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
-    /// How many blobs.
+    /// How many blobs, those in quarantine included.
     pub blobs: usize,
     /// How many bytes.
     pub bytes: u64,
@@ -126,6 +127,8 @@ pub struct BlobStore {
     quota: u64,
     ops: Box<dyn FileOps>,
     blobs: HashMap<Digest, Entry>,
+    /// When what is there was moved to quarantine.
+    quarantined: HashMap<PathBuf, Entry>,
     references: BTreeMap<Box<str>, Reference>,
     used: u64,
     temporary: u64,
@@ -155,6 +158,7 @@ impl BlobStore {
             quota,
             ops,
             blobs: HashMap::new(),
+            quarantined: HashMap::new(),
             references: BTreeMap::new(),
             used: 0,
             temporary: 0,
@@ -164,6 +168,9 @@ impl BlobStore {
         for path in list(&dir.join("tmp"))? {
             store.ops.remove(&path).map_err(io_error("remove", &path))?;
             report.leftovers += 1;
+        }
+        for path in list(&dir.join("quarantine"))? {
+            store.count_quarantined(path)?;
         }
         store.index_blobs()?;
         store.index_references(&mut report)?;
@@ -204,7 +211,24 @@ impl BlobStore {
         Ok(())
     }
 
-    /// Bytes of all blobs.
+    /// What is at `path` in quarantine counts from now on. Directories are none of ours.
+    fn count_quarantined(&mut self, path: PathBuf) -> Result<(), BlobError> {
+        let metadata = std::fs::symlink_metadata(&path).map_err(io_error("look at", &path))?;
+        if metadata.is_dir() {
+            return Ok(());
+        }
+        // Moving a file leaves its contents' time alone and changes that of the file.
+        let seconds = u64::try_from(metadata.ctime()).unwrap_or(0);
+        let entry =
+            Entry { bytes: metadata.len(), put: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) };
+        self.used = self.used.saturating_add(entry.bytes);
+        if let Some(replaced) = self.quarantined.insert(path, entry) {
+            self.used = self.used.saturating_sub(replaced.bytes);
+        }
+        Ok(())
+    }
+
+    /// Bytes of all blobs, and of what is in quarantine.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         self.used
@@ -274,8 +298,34 @@ impl BlobStore {
         }
         let path = self.reference_path(name);
         self.write(&path, text.as_bytes())?;
+        if let Some(old) = self.references.insert(name.into(), reference) {
+            self.age(&old);
+        }
+        Ok(())
+    }
+
+    /// Notes in the model's reference that somebody unloaded it, or loaded it again; does nothing without one.
+    ///
+    /// The contents need not be whole for that.
+    pub fn set_unloaded(&mut self, name: &str, unloaded: bool) -> Result<(), BlobError> {
+        let Some(mut reference) = self.references.get(name).cloned() else { return Ok(()) };
+        if reference.unloaded == unloaded {
+            return Ok(());
+        }
+        reference.unloaded = unloaded;
+        let path = self.reference_path(name);
+        self.write(&path, reference.print().as_bytes())?;
         self.references.insert(name.into(), reference);
         Ok(())
+    }
+
+    /// What this reference named waits for no other, so the next collection may take it at once.
+    fn age(&mut self, old: &Reference) {
+        for digest in old.digests() {
+            if let Some(entry) = self.blobs.get_mut(&digest) {
+                entry.put = SystemTime::UNIX_EPOCH;
+            }
+        }
     }
 
     /// What the model is.
@@ -291,12 +341,14 @@ impl BlobStore {
         }
         let path = self.reference_path(name);
         self.ops.remove(&path).map_err(io_error("remove", &path))?;
-        self.references.remove(name);
+        if let Some(old) = self.references.remove(name) {
+            self.age(&old);
+        }
         self.sync_dir(&self.dir.join("refs"))?;
         Ok(true)
     }
 
-    /// Removes blobs that no reference names and that are older than `grace`.
+    /// Removes blobs that no reference names, and what is in quarantine, if they are older than `grace`.
     pub fn collect(&mut self, now: SystemTime, grace: Duration) -> Result<Collected, BlobError> {
         let named: HashSet<Digest> = self.references.values().flat_map(Reference::digests).collect();
         let old = |entry: &Entry| now.duration_since(entry.put).is_ok_and(|age| age >= grace);
@@ -311,6 +363,21 @@ impl BlobStore {
             let path = self.blob_path(&digest);
             self.ops.remove(&path).map_err(io_error("remove", &path))?;
             self.forget(&digest);
+            collected.blobs += 1;
+            collected.bytes += bytes;
+        }
+        let waiting = self.quarantined.iter().filter(|(_, entry)| old(entry));
+        let waiting: Vec<(PathBuf, u64)> = waiting.map(|(path, entry)| (path.clone(), entry.bytes)).collect();
+        for (path, bytes) in waiting {
+            match self.ops.remove(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(io_error("remove", &path)(error));
+                }
+                // Whoever wanted to know why may have taken it along.
+                Ok(()) | Err(_) => {}
+            }
+            self.quarantined.remove(&path);
+            self.used = self.used.saturating_sub(bytes);
             collected.blobs += 1;
             collected.bytes += bytes;
         }
@@ -353,9 +420,10 @@ impl BlobStore {
         self.ops.sync_dir(dir).map_err(io_error("sync", dir))
     }
 
-    fn quarantine(&self, path: &Path) -> Result<(), BlobError> {
+    fn quarantine(&mut self, path: &Path) -> Result<(), BlobError> {
         let to = self.dir.join("quarantine").join(path.file_name().unwrap_or_default());
-        self.ops.rename(path, &to).map_err(io_error("move to quarantine", path))
+        self.ops.rename(path, &to).map_err(io_error("move to quarantine", path))?;
+        self.count_quarantined(to)
     }
 }
 

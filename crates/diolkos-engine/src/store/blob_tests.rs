@@ -13,7 +13,11 @@ fn open(dir: &Path) -> BlobStore {
 
 fn reference(store: &mut BlobStore, text: &str) -> Reference {
     let digest = store.put(text.as_bytes()).unwrap();
-    Reference { versions: [(1, [BlobFile { name: "m".into(), digest }].into())].into(), config: None }
+    Reference {
+        versions: [(1, [BlobFile { name: "m".into(), digest }].into())].into(),
+        config: None,
+        unloaded: false,
+    }
 }
 
 #[test]
@@ -51,7 +55,7 @@ fn damage_is_moved_away_and_said() {
         std::fs::write(store.blob_path(&digest), damage).unwrap();
         assert!(matches!(store.get(&digest), Err(BlobError::Damaged { .. })), "{damage}");
         assert!(matches!(store.get(&digest), Err(BlobError::Missing { .. })), "{damage}");
-        assert_eq!(store.used_bytes(), 0);
+        assert_eq!(store.used_bytes(), damage.len() as u64, "what is in quarantine counts");
         assert!(dir.path().join("quarantine").join(digest.to_string()).exists());
     }
     let one = reference(&mut store, "weights");
@@ -86,11 +90,28 @@ fn quota_and_collection() {
 }
 
 #[test]
+fn quarantine_counts_over_a_restart_and_is_collected() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = BlobStore::open(dir.path(), 10).unwrap();
+    let digest = store.put(b"weights").unwrap();
+    std::fs::write(store.blob_path(&digest), "weightz").unwrap();
+    assert!(store.get(&digest).is_err());
+    drop(store);
+    let (mut store, _) = BlobStore::open(dir.path(), 10).unwrap();
+    assert_eq!(store.used_bytes(), 7);
+    assert!(matches!(store.put(b"12345"), Err(BlobError::Quota { used: 7, .. })));
+    let later = SystemTime::now() + 2 * BLOB_GRACE;
+    assert_eq!(store.collect(later, BLOB_GRACE).unwrap(), Collected { blobs: 1, bytes: 7 });
+    assert_eq!(list(&dir.path().join("quarantine")).unwrap().len(), 0);
+    store.put(b"12345").unwrap();
+}
+
+#[test]
 fn a_reference_needs_its_blobs() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = open(dir.path());
     let file = BlobFile { name: "m".into(), digest: digest_of(b"not there") };
-    let dangling = Reference { versions: [(1, [file].into())].into(), config: None };
+    let dangling = Reference { versions: [(1, [file].into())].into(), config: None, unloaded: false };
     assert!(matches!(store.set_reference("m", dangling), Err(BlobError::Missing { .. })));
 }
 
@@ -179,7 +200,10 @@ fn replace_model(store: &mut BlobStore, acknowledged: &mut Vec<&'static str>) ->
     for text in ["old weights", "new weights, longer"] {
         let digest = store.put(text.as_bytes())?;
         let file = BlobFile { name: "m".into(), digest };
-        store.set_reference("m", Reference { versions: [(1, [file].into())].into(), config: None })?;
+        store.set_reference(
+            "m",
+            Reference { versions: [(1, [file].into())].into(), config: None, unloaded: false },
+        )?;
         acknowledged.push(text);
     }
     store.collect(SystemTime::now(), Duration::ZERO)?;

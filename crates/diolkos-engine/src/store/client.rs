@@ -53,7 +53,7 @@ impl Store {
                 Ok(version) => prepared.push(version),
                 Err(error) => {
                     let still = still_serving(&entry);
-                    selected.iter().for_each(|version| entry.keep(*version));
+                    selected.iter().for_each(|version| entry.abandon(*version));
                     return Err(StoreError::Version {
                         name: name.into(),
                         version,
@@ -65,7 +65,7 @@ impl Store {
         }
         let blobs = control.blobs.as_mut().ok_or(StoreError::NoContentStore)?;
         if let Err(error) = blobs.set_reference(name, reference) {
-            selected.iter().for_each(|version| entry.keep(*version));
+            selected.iter().for_each(|version| entry.abandon(*version));
             return Err(error.into());
         }
         entry.select(&selected, false);
@@ -132,19 +132,27 @@ impl Store {
         let versions: BTreeMap<u64, Arc<[BlobFile]>> =
             versions.into_iter().map(|(version, files)| (version, files.into())).collect();
         let digest = files.config.map(|text| blobs.put(&text)).transpose()?;
-        let reference = Reference { versions, config: digest };
+        let reference = Reference { versions, config: digest, unloaded: false };
         let source = source_of(name, &reference, config, notes);
         Ok((reference, source))
     }
 
-    /// Forgets a model whose contents a client gave, and frees their place on disk.
+    /// Forgets a model whose contents a client gave, and frees their place on disk. Jobs that bound it go on.
+    ///
+    /// What the operator installed is refused.
     pub fn remove(&self, name: &str) -> Result<(), StoreError> {
         let mut control = self.control();
         let unknown = || StoreError::UnknownModel { name: name.into() };
         let entry = self.find(name).ok_or_else(unknown)?;
-        let blobs = control.blobs.as_mut().ok_or(StoreError::NoContentStore)?;
-        if !blobs.remove_reference(name)? {
-            return Err(StoreError::NameTaken { name: name.into(), by: "what the operator installed" });
+        if entry.is_builtin() {
+            return Err(StoreError::Builtin { name: name.into() });
+        }
+        // A reference may be there although the operator's model has the name, where both came to be.
+        let by_client = control.known.get(name).is_some_and(|known| known.path.is_none());
+        let blobs = control.blobs.as_mut().filter(|_| by_client);
+        let removed = blobs.map(|blobs| blobs.remove_reference(name)).transpose()?;
+        if removed != Some(true) {
+            return Err(StoreError::NotRemovable { name: name.into() });
         }
         entry.vanish();
         control.known.remove(name);

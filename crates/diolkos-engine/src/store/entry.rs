@@ -6,9 +6,13 @@
 //!            v                                      │
 //! Cold ──load──> Loading ──published──> Ready ──replaced, unloaded──> Draining ──last job──> (gone)
 //!   ^               │                     │  ^
-//!   │               └──refused──> Failed  └──┘ reload: the old one serves until the new one is published,
-//!   └── files changed ─────────────┘           and goes on serving when the new one is refused
+//!   ├── delayed ────┤                     └──┘ reload: the old one serves until the new one is published,
+//!   │               └──refused──> Failed       and goes on serving when the new one is refused
+//!   └── files changed ─────────────┘
 //! ```
+//!
+//! A load is delayed rather than refused by what may pass, such as memory that others use: the next request
+//! tries again.
 //!
 //! Invariants:
 //!
@@ -37,6 +41,8 @@ struct Slot {
     /// A request for it loads it.
     on_demand: bool,
     failure: Option<Box<str>>,
+    /// Why the last load did not succeed, where the next one may.
+    delay: Option<Box<str>>,
     draining: Vec<Weak<LoadedVersion>>,
     stats: Arc<ModelStats>,
 }
@@ -52,6 +58,14 @@ impl Slot {
         if let Some(old) = self.serving.take() {
             self.draining.push(Arc::downgrade(&old));
         }
+    }
+
+    /// The load ended because of something that may pass.
+    fn delayed(&mut self, reason: &str) {
+        self.loading = false;
+        self.on_demand = true;
+        self.failure = None;
+        self.delay = Some(reason.into());
     }
 }
 
@@ -190,14 +204,15 @@ impl ModelEntry {
         }
         let rows = state.versions.iter().map(|(version, slot)| {
             let failure = slot.failure.as_deref().or(state.failure.as_deref());
+            let delay = slot.delay.as_deref();
             let (kind, reason) = match slot {
-                Slot { serving: Some(_), .. } => (IndexState::Ready, failure.unwrap_or("")),
+                Slot { serving: Some(_), .. } => (IndexState::Ready, failure.or(delay).unwrap_or("")),
                 Slot { loading: true, .. } => (IndexState::Loading, ""),
                 _ if slot.drains() => (IndexState::Unloading, ""),
                 _ if state.held => (IndexState::Unavailable, UNLOADED),
                 _ if failure.is_some() => (IndexState::Unavailable, failure.unwrap_or("")),
                 Slot { on_demand: true, .. } => {
-                    (IndexState::Unavailable, "not loaded yet; the first request loads it")
+                    (IndexState::Unavailable, delay.unwrap_or("not loaded yet; the first request loads it"))
                 }
                 _ => (IndexState::Unavailable, "not loaded yet"),
             };
@@ -210,7 +225,9 @@ impl ModelEntry {
         self.read().gone
     }
 
-    pub(super) fn is_held(&self) -> bool {
+    /// Whether somebody unloaded it, so that only a load brings it back.
+    #[must_use]
+    pub fn is_unloaded(&self) -> bool {
         self.read().held
     }
 
@@ -249,9 +266,17 @@ impl ModelEntry {
         state.failure = Some(reason.into());
     }
 
-    pub(super) fn begin(&self, version: u64) -> Arc<ModelStats> {
+    /// The model as a whole can't be read now, and may be later.
+    pub(super) fn delay_all(&self, reason: &str) {
         let mut state = self.write();
         state.held = false;
+        let wanted = state.versions.values_mut().filter(|slot| slot.wanted);
+        wanted.for_each(|slot| slot.delayed(reason));
+    }
+
+    /// A load of the version begins. One that was unloaded stays so until that load ends.
+    pub(super) fn begin(&self, version: u64) -> Arc<ModelStats> {
+        let mut state = self.write();
         let slot = state.versions.entry(version).or_default();
         slot.loading = true;
         slot.stats.clone()
@@ -260,10 +285,31 @@ impl ModelEntry {
     /// The version could not be loaded; what served before serves on.
     pub(super) fn refuse(&self, version: u64, reason: &str) {
         let mut state = self.write();
+        // Whoever unloaded it wanted it back, and is told why it is not.
+        state.held = false;
         if let Some(slot) = state.versions.get_mut(&version) {
             slot.loading = false;
             slot.failure = Some(reason.into());
+            slot.delay = None;
         }
+    }
+
+    /// The version could not be loaded now; the next request for it tries again.
+    pub(super) fn delay(&self, version: u64, reason: &str) {
+        let mut state = self.write();
+        state.held = false;
+        if let Some(slot) = state.versions.get_mut(&version) {
+            slot.delayed(reason);
+        }
+    }
+
+    /// The load that was begun is as if it had never been.
+    pub(super) fn abandon(&self, version: u64) {
+        let mut state = self.write();
+        if let Some(slot) = state.versions.get_mut(&version) {
+            slot.loading = false;
+        }
+        state.settle();
     }
 
     /// The version that was begun is what serves already.
@@ -272,6 +318,7 @@ impl ModelEntry {
         if let Some(slot) = state.versions.get_mut(&version) {
             slot.loading = false;
             slot.failure = None;
+            slot.delay = None;
         }
     }
 
@@ -287,6 +334,7 @@ impl ModelEntry {
         slot.loading = false;
         slot.wanted = true;
         slot.failure = None;
+        slot.delay = None;
         state.settle();
     }
 

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What goes wrong in the store, and what a client may learn of it.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use diolkos_backend::LoadError;
 use diolkos_types::{Code, Status};
+use rustix::io::Errno;
 
 use super::blob::BlobError;
 use super::config::ConfigError;
 use super::layout::LayoutError;
+use super::limits::LOAD_RETRY_HINT;
 use super::manifest::ReadError;
 use super::rehearse::RehearsalError;
 
@@ -32,6 +35,14 @@ pub enum StoreError {
     /// A built-in operation can't be loaded or unloaded.
     #[error("`{name}` is a built-in operation, which is always ready")]
     Builtin {
+        /// The name.
+        name: Box<str>,
+    },
+    /// Only what a client loaded can be removed.
+    #[error(
+        "the operator installed `{name}`, so only the operator can remove it, on disk; unload it instead"
+    )]
+    NotRemovable {
         /// The name.
         name: Box<str>,
     },
@@ -80,7 +91,7 @@ pub enum StoreError {
         still: &'static str,
     },
     /// A repository or file can't be looked at.
-    #[error("can't use `{}`: {source}", path.display())]
+    #[error("{}", of_root(path, source))]
     Root {
         /// The path.
         path: PathBuf,
@@ -159,15 +170,34 @@ pub enum VersionError {
 }
 
 impl StoreError {
+    /// Whether it may pass by itself, so that the next request for the model tries again.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            StoreError::Version { source, .. } => source.is_passing(),
+            StoreError::Layout { source, .. } | StoreError::Root { source, .. } => layout_passes(source),
+            StoreError::Blob(error) => blob_passes(error),
+            StoreError::UnknownModel { .. }
+            | StoreError::NameTaken { .. }
+            | StoreError::Builtin { .. }
+            | StoreError::NotRemovable { .. }
+            | StoreError::ClientLoadOff
+            | StoreError::NoContentStore
+            | StoreError::ClientFiles { .. }
+            | StoreError::NothingSelected { .. } => false,
+        }
+    }
+
     /// What a client learns. Paths on the host, and what the system said about them, are the operator's business.
     #[must_use]
     pub fn to_status(&self) -> Status {
         let full = || self.to_string();
         match self {
             StoreError::UnknownModel { .. } => Status::new(Code::NotFound, full()),
-            StoreError::NameTaken { .. } | StoreError::Builtin { .. } | StoreError::ClientFiles { .. } => {
-                Status::invalid(full())
-            }
+            StoreError::NameTaken { .. }
+            | StoreError::Builtin { .. }
+            | StoreError::NotRemovable { .. }
+            | StoreError::ClientFiles { .. } => Status::invalid(full()),
             StoreError::ClientLoadOff | StoreError::NoContentStore => {
                 Status::new(Code::PermissionDenied, full())
             }
@@ -177,7 +207,11 @@ impl StoreError {
             StoreError::NothingSelected { .. } => Status::invalid(full()),
             StoreError::Version { name, version, source, still } => {
                 let (code, text) = of_version(source);
-                Status::new(code, format!("model `{name}` version {version}: {text}{still}"))
+                let text = format!("model `{name}` version {version}: {text}{still}");
+                match code {
+                    Code::Busy => Status::busy(text, LOAD_RETRY_HINT),
+                    code => Status::new(code, text),
+                }
             }
             StoreError::Root { .. } => Status::new(Code::Internal, HOST_FILES),
             StoreError::Blob(error) => {
@@ -185,6 +219,62 @@ impl StoreError {
                 Status::new(code, text)
             }
         }
+    }
+}
+
+impl VersionError {
+    /// Whether it may pass by itself. What only bigger limits, other files or another build would change does not.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            // One that is larger than all of the memory never fits.
+            VersionError::Memory { needed, limit, .. } => needed <= limit,
+            VersionError::Rehearsal(error) => matches!(error, RehearsalError::Io { .. }),
+            VersionError::Read(error) => read_passes(error),
+            VersionError::Layout(error) => layout_passes(error),
+            VersionError::Blob(error) => blob_passes(error),
+            VersionError::UnknownFormat { .. }
+            | VersionError::Load(_)
+            | VersionError::Panicked { .. }
+            | VersionError::Config { .. }
+            | VersionError::Labels { .. } => false,
+        }
+    }
+}
+
+/// Whether the system lacked something that comes back.
+fn io_passes(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS | Errno::AGAIN | Errno::INTR)
+    )
+}
+
+fn read_passes(error: &ReadError) -> bool {
+    matches!(error, ReadError::Io { source, .. } if io_passes(source))
+}
+
+fn layout_passes(error: &LayoutError) -> bool {
+    match error {
+        LayoutError::Io { source, .. } => io_passes(source),
+        LayoutError::Read(error) => read_passes(error),
+        _ => false,
+    }
+}
+
+fn blob_passes(error: &BlobError) -> bool {
+    match error {
+        BlobError::Io { source, .. } => io_passes(source),
+        BlobError::Read(error) => read_passes(error),
+        _ => false,
+    }
+}
+
+/// Only a bad name says nothing about where it was found.
+fn of_root(path: &Path, source: &LayoutError) -> String {
+    match source {
+        LayoutError::BadName { .. } => format!("can't use `{}`: {source}", path.display()),
+        _ => source.to_string(),
     }
 }
 
@@ -219,6 +309,7 @@ fn of_version(error: &VersionError) -> (Code, String) {
         VersionError::Rehearsal(error) => of_rehearsal(error),
         VersionError::Load(error) => (of_load(error), full()),
         VersionError::Panicked { .. } => (Code::Internal, full()),
+        VersionError::Memory { .. } if error.is_passing() => (Code::Busy, full()),
         VersionError::Memory { .. } => (Code::TooLarge, full()),
     }
 }

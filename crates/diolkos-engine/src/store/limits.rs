@@ -79,5 +79,8 @@ pub const REFERENCE_BYTES_MAX: usize = 1 << 20;
 /// Unreferenced blobs younger than this stay: a put comes before the reference that names it.
 pub const BLOB_GRACE: Duration = Duration::from_secs(15 * 60);
 
+/// When to try again a load that failed for want of memory: jobs that hold other models end about that soon.
+pub const LOAD_RETRY_HINT: Duration = Duration::from_secs(1);
+
 const _: () = assert!(MODEL_NAME_BYTES_MAX < 255 - 16);
 const _: () = assert!(VERDICT_TEXT_MAX * 4 < VERDICT_BYTES_MAX);

@@ -204,7 +204,13 @@ impl Loader<'_> {
         acquired.verdict.peak_bytes = verdict.peak_bytes;
         self.control.memory.insert(digest, &acquired);
         // It may keep more than its rehearsal said; then the difference has to be found now.
-        self.control.memory.make_room(0, limit, self.entries, name)?;
+        let needed = acquired.resident_bytes;
+        self.control.memory.make_room(0, limit, self.entries, name).map_err(|error| match error {
+            VersionError::Memory { used, .. } => {
+                VersionError::Memory { needed, used: used.saturating_sub(needed), limit }
+            }
+            error => error,
+        })?;
         Ok(acquired)
     }
 }

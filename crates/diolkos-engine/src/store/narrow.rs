@@ -5,6 +5,10 @@
 //! maximum, make an optional input required. Whatever contradicts the file is an error that shows both sides,
 //! because serving either of them silently would surprise somebody. Order and number of the tensors stay those
 //! of the file, since operations find their inputs by position.
+//!
+//! What narrows an input is enforced: requests are checked against the narrowed signature. What narrows an output
+//! is only what clients are told; nothing holds the model to it. Where a configuration fixes a dimension of an
+//! output that varies in the file and the model gives another length, the reply carries the length that it gave.
 
 use diolkos_types::{Dim, Signature, TensorSpec};
 

@@ -11,6 +11,7 @@ use super::limits::{FILES_PER_VERSION_MAX, REFERENCE_BYTES_MAX, VERSIONS_PER_MOD
 use super::manifest::{digest_of, is_plain_relative};
 
 const HEAD: &str = "diolkos reference 1";
+const UNLOADED: &str = "unloaded";
 
 /// One file of a version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct Reference {
     pub versions: BTreeMap<u64, Arc<[BlobFile]>>,
     /// The configuration.
     pub config: Option<Digest>,
+    /// Somebody unloaded the model, so it does not come back with the next start.
+    pub unloaded: bool,
 }
 
 /// Why a file is no reference.
@@ -62,6 +65,9 @@ impl Reference {
         if let Some(config) = self.config {
             let _ = writeln!(text, "config {config}");
         }
+        if self.unloaded {
+            let _ = writeln!(text, "{UNLOADED}");
+        }
         for (version, files) in &self.versions {
             for file in &**files {
                 let _ = writeln!(text, "file {version} {} {}", file.digest, file.name);
@@ -84,9 +90,14 @@ impl Reference {
             return Err(ReferenceError::Damaged);
         }
         let mut config = None;
+        let mut unloaded = false;
         let mut versions: BTreeMap<u64, Vec<BlobFile>> = BTreeMap::new();
         for (index, line) in lines.lines().enumerate() {
             if index == 0 && line == HEAD {
+                continue;
+            }
+            if index > 0 && line == UNLOADED {
+                unloaded = true;
                 continue;
             }
             let bad = || ReferenceError::Line { line: index + 1 };
@@ -107,7 +118,7 @@ impl Reference {
             return Err(ReferenceError::TooLarge);
         }
         let versions = versions.into_iter().map(|(version, files)| (version, files.into())).collect();
-        Ok(Reference { versions, config })
+        Ok(Reference { versions, config, unloaded })
     }
 }
 
@@ -130,18 +141,21 @@ mod tests {
         Reference {
             versions: [(1, [file("model.onnx")].into()), (7, [file("end x/y z"), file("b")].into())].into(),
             config: Some(digest_of(b"c")),
+            unloaded: true,
         }
     }
 
     #[test]
     fn round_trip() {
         assert_eq!(Reference::parse(example().print().as_bytes()), Ok(example()));
+        let loaded = Reference { unloaded: false, ..example() };
+        assert_eq!(Reference::parse(loaded.print().as_bytes()), Ok(loaded));
         assert_eq!(Reference::parse(Reference::default().print().as_bytes()), Ok(Reference::default()));
     }
 
     #[test]
     fn refuses_names_that_leave() {
-        let mut bad = example();
+        let mut bad = Reference { unloaded: false, ..example() };
         let file = BlobFile { name: "../x".into(), digest: digest_of(b"") };
         bad.versions.insert(9, [file].into());
         assert_eq!(Reference::parse(bad.print().as_bytes()), Err(ReferenceError::Line { line: 6 }));

@@ -72,7 +72,7 @@ impl Store {
             let (Some(path), Some(entry)) = (&known.path, self.find(name)) else { continue };
             let kind = if !found.contains(name) && !path.exists() {
                 ChangeKind::Vanished
-            } else if !appeared.contains(name) && !entry.is_held() && changed(known, path, &extensions) {
+            } else if !appeared.contains(name) && !entry.is_unloaded() && changed(known, path, &extensions) {
                 ChangeKind::Changed
             } else {
                 continue;

@@ -126,19 +126,24 @@ impl Store {
 
     fn register_blobs(&self) {
         let mut control = self.control();
-        let names: Vec<String> = control
+        let names: Vec<(String, bool)> = control
             .blobs
             .iter()
-            .flat_map(|blobs| blobs.references().map(|(name, _)| name.to_owned()))
-            .filter(|name| layout::check_name(name).is_ok())
+            .flat_map(|blobs| {
+                blobs.references().map(|(name, reference)| (name.to_owned(), reference.unloaded))
+            })
+            .filter(|(name, _)| layout::check_name(name).is_ok())
             .collect();
-        for name in names {
+        for (name, unloaded) in names {
             let entry = Arc::new(ModelEntry::new(&name, None));
             self.registry.insert(SHARED, &entry);
             control.known.insert(name.as_str().into(), Known::default());
             match refresh(&mut control, &name, &extensions(&self.backends)) {
                 Ok(source) => entry.select(&source.selected(), self.config.lazy),
                 Err(error) => entry.fail(error.to_status().message()),
+            }
+            if unloaded {
+                entry.unload();
             }
         }
     }
@@ -301,9 +306,14 @@ impl Store {
         if !control.known.contains_key(name) {
             return Err(unknown());
         }
+        note_unloaded(&mut control, name, false)?;
         let source = match refresh(&mut control, name, &extensions(&self.backends)) {
             Ok(source) => source,
             Err(_) if entry.is_gone() => return Err(unknown()),
+            Err(error) if error.is_passing() && !entry.versions().is_empty() => {
+                entry.delay_all(error.to_status().message());
+                return Err(error);
+            }
             Err(error) => {
                 entry.fail(error.to_status().message());
                 return Err(error);
@@ -344,6 +354,7 @@ impl Store {
             LoadReport { name: name.into(), notes: source.notes.clone(), ..LoadReport::default() };
         let mut first_error = None;
         let mut externals = Vec::new();
+        let mut delayed = false;
         for &version in selected {
             match self.prepare(control, entry, source, version) {
                 Ok(prepared) => {
@@ -355,7 +366,12 @@ impl Store {
                     let error =
                         StoreError::Version { name: name.into(), version, source: error.into(), still };
                     tracing::warn!(model = name, version, %error, "not loaded");
-                    entry.refuse(version, error.to_status().message());
+                    if error.is_passing() {
+                        entry.delay(version, error.to_status().message());
+                        delayed = true;
+                    } else {
+                        entry.refuse(version, error.to_status().message());
+                    }
                     first_error.get_or_insert(error);
                 }
             }
@@ -364,6 +380,10 @@ impl Store {
         if first_error.is_none() && known.externals != externals {
             // Their stamps were not taken before they were read, so the next look reads everything once more.
             known.externals = externals;
+            known.seen = None;
+        }
+        if delayed {
+            // What serves are the old files, so the next look at the disk must find a change again.
             known.seen = None;
         }
         match first_error {
@@ -396,15 +416,28 @@ impl Store {
     }
 
     /// Takes a model out of service until somebody loads it again; jobs that bound it go on.
+    ///
+    /// One that a client loaded stays out of service over a restart; one that the operator installed comes back,
+    /// since the settings say so.
     pub fn unload(&self, name: &str) -> Result<(), StoreError> {
         let entry = self.find(name).ok_or_else(|| StoreError::UnknownModel { name: name.into() })?;
         if entry.is_builtin() {
             return Err(StoreError::Builtin { name: name.into() });
         }
         // Waits for a load under way, so that it can't bring back what this takes out.
-        let _control = self.control();
+        let mut control = self.control();
+        note_unloaded(&mut control, name, true)?;
         entry.unload();
         Ok(())
+    }
+}
+
+/// Keeps it for the next start that a model which a client loaded was unloaded, or loaded again.
+fn note_unloaded(control: &mut Control, name: &str, unloaded: bool) -> Result<(), StoreError> {
+    let by_client = control.known.get(name).is_some_and(|known| known.path.is_none());
+    match control.blobs.as_mut().filter(|_| by_client) {
+        Some(blobs) => Ok(blobs.set_unloaded(name, unloaded)?),
+        None => Ok(()),
     }
 }
 

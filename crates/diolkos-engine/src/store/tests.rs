@@ -314,7 +314,10 @@ fn what_was_used_least_recently_makes_room() {
     assert!(!ready("a") && !ready("a2") && ready("b") && ready("c"));
     let both = (in_use, fixture.bind("b", None).unwrap());
     let error = fixture.store.load("a").unwrap_err();
-    assert_eq!(error.to_status().code(), diolkos_types::Code::TooLarge);
+    let status = error.to_status();
+    assert_eq!(status.code(), diolkos_types::Code::Busy);
+    assert!(status.retry_after().is_some() && error.is_passing());
+    assert!(matches!(fixture.bind("a", None), Err(BindError::Cold)), "the next request tries again");
     assert!(error.to_string().contains("200 of 250 are held by models in use"), "{error}");
     drop(both);
     fixture.store.load("a").unwrap();
@@ -323,7 +326,9 @@ fn what_was_used_least_recently_makes_room() {
     fixture.write("huge.null", &sized(9, 1000));
     assert!(fixture.store.rescan().iter().any(|change| change.kind == ChangeKind::Appeared));
     let used = fixture.store.memory_used();
-    assert!(fixture.store.load("huge").is_err());
+    let error = fixture.store.load("huge").unwrap_err();
+    assert!(!error.is_passing(), "it never fits: {error}");
+    assert!(matches!(fixture.bind("huge", None), Err(BindError::Unavailable { .. })));
     assert_eq!(fixture.store.memory_used(), used);
     // What was taken out stays out when its files change, until somebody asks for it.
     fixture.write("c.null", &sized(7, 100));
@@ -585,4 +590,97 @@ fn clients_learn_no_paths_of_the_host() {
         assert!(!error.to_status().message().contains(&host), "{name}: {}", error.to_status());
     }
     assert!(!fixture.index().join("\n").contains(&host));
+}
+
+/// Can't start its process until somebody says so.
+struct Starved(Arc<AtomicBool>);
+
+impl Rehearser for Starved {
+    fn rehearse(&self, model: &Rehearsal<'_>) -> Result<Verdict, RehearsalError> {
+        if self.0.load(Ordering::Relaxed) {
+            return Exact.rehearse(model);
+        }
+        let source = std::io::Error::other("no more processes");
+        Err(RehearsalError::Io { action: "start its process", source })
+    }
+}
+
+#[test]
+fn a_rehearsal_that_could_not_begin_is_tried_again() {
+    let can = Arc::new(AtomicBool::new(false));
+    for lazy in [true, false] {
+        can.store(false, Ordering::Relaxed);
+        let config = StoreConfig { lazy, ..StoreConfig::default() };
+        let fixture = Fixture::rehearsing(config, Box::new(Starved(can.clone())));
+        fixture.write("m.null", MODEL);
+        fixture.repository();
+        assert!(fixture.store.load("m").unwrap_err().is_passing());
+        assert!(matches!(fixture.bind("m", None), Err(BindError::Cold)));
+        assert!(fixture.index()[0].contains("can't start its process"), "{:?}", fixture.index());
+        can.store(true, Ordering::Relaxed);
+        fixture.store.load("m").unwrap();
+        assert_eq!(fixture.index(), ["m 1 READY"]);
+    }
+}
+
+#[test]
+fn a_refused_load_from_a_client_leaves_an_unloaded_model_unloaded() {
+    let blobs = tempfile::tempdir().unwrap();
+    let fixture = Fixture::with(client_config(blobs.path()));
+    fixture.store.load_files("m", client_files(&[(1, "model.null", MODEL)], None)).unwrap();
+    fixture.store.unload("m").unwrap();
+    let before = fixture.index();
+    for version in [1, 2] {
+        let garbage = client_files(&[(version, "model.null", "nonsense")], None);
+        fixture.store.load_files("m", garbage).unwrap_err();
+        assert_eq!(fixture.index(), before);
+        let Err(BindError::Unavailable { reason }) = fixture.bind("m", None) else {
+            panic!("it is unloaded")
+        };
+        assert!(reason.contains("it was unloaded"), "{reason}");
+    }
+}
+
+#[test]
+fn unloading_what_a_client_loaded_outlives_a_restart() {
+    let blobs = tempfile::tempdir().unwrap();
+    let start = || Fixture::with(client_config(blobs.path()));
+    let fixture = start();
+    fixture.store.load_files("m", client_files(&[(1, "model.null", MODEL)], None)).unwrap();
+    fixture.store.unload("m").unwrap();
+    drop(fixture);
+    let fixture = start();
+    assert!(fixture.store.find("m").unwrap().is_unloaded());
+    assert!(matches!(fixture.bind("m", None), Err(BindError::Unavailable { .. })));
+    fixture.store.load("m").unwrap();
+    drop(fixture);
+    assert!(!start().store.find("m").unwrap().is_unloaded());
+}
+
+#[test]
+fn only_what_a_client_loaded_is_removed_and_its_place_is_free() {
+    let blobs = tempfile::tempdir().unwrap();
+    let fixture = Fixture::with(client_config(blobs.path()));
+    fixture.write("mine.null", MODEL);
+    fixture.repository();
+    let operation = NullBackend.load(&ModelFiles::single("b.null", MODEL), &StoreConfig::default().load);
+    fixture.store.add_builtin("builtin", "it does nothing", operation.unwrap()).unwrap();
+    assert!(matches!(fixture.store.remove("mine"), Err(StoreError::NotRemovable { .. })));
+    assert!(matches!(fixture.store.remove("builtin"), Err(StoreError::Builtin { .. })));
+    assert!(matches!(fixture.store.remove("none"), Err(StoreError::UnknownModel { .. })));
+    fixture.store.load_files("m", client_files(&[(1, "model.null", MODEL)], None)).unwrap();
+    fixture.store.remove("m").unwrap();
+    assert!(fixture.store.find("m").is_none());
+    assert_eq!(std::fs::read_dir(blobs.path().join("blobs")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(blobs.path().join("refs")).unwrap().count(), 0);
+}
+
+#[test]
+fn an_unusable_file_is_named_once() {
+    let fixture = Fixture::new();
+    fixture.write("m.odd", "x");
+    let path = fixture.dir.path().join("m.odd");
+    let error = fixture.store.add_file(&path).unwrap_err().to_string();
+    assert_eq!(error.matches(path.to_str().unwrap()).count(), 1, "{error}");
+    assert!(error.contains("is in no format"), "{error}");
 }
