@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What fronts, connections and the daemon share: the engine, the settings in force, and the phase.
+//!
+//! ```text
+//! Starting ──models named at start are loaded or failed──> Ready ──signal──> Draining
+//! ```
+//!
+//! Invariant: the phase only moves to the right.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use diolkos_engine::Engine;
+
+use crate::metrics::Counters;
+use crate::settings::Settings;
+
+/// Where in its life the daemon is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Phase {
+    /// Listening; the models named at start are still being loaded.
+    Starting = 0,
+    /// Every model named at start was loaded or failed to.
+    Ready = 1,
+    /// No new connection and no new request; what is in flight ends.
+    Draining = 2,
+}
+
+/// Shared state; one per daemon, in an [`Arc`].
+pub(crate) struct App {
+    /// The waist.
+    pub(crate) engine: Engine,
+    /// What connections and fronts count; see `metrics`.
+    pub(crate) counters: Counters,
+    settings: RwLock<Arc<Settings>>,
+    phase: AtomicU8,
+    started: Instant,
+}
+
+impl App {
+    /// State of a daemon that is about to load its models.
+    pub(crate) fn new(engine: Engine, settings: Settings) -> App {
+        App {
+            engine,
+            counters: Counters::default(),
+            settings: RwLock::new(Arc::new(settings)),
+            phase: AtomicU8::new(Phase::Starting as u8),
+            started: Instant::now(),
+        }
+    }
+
+    /// The settings in force now. Take them once per request: a reload may come in between.
+    pub(crate) fn settings(&self) -> Arc<Settings> {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts new settings in force.
+    pub(crate) fn set_settings(&self, settings: Settings) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+    }
+
+    /// Where in its life the daemon is.
+    pub(crate) fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Starting,
+            1 => Phase::Ready,
+            _ => Phase::Draining,
+        }
+    }
+
+    /// Moves on to `phase`; moving back is ignored.
+    pub(crate) fn advance(&self, phase: Phase) {
+        self.phase.fetch_max(phase as u8, Ordering::AcqRel);
+    }
+
+    /// What `v2/health/ready` answers. (`v2/health/live` is true whenever anybody can ask.)
+    pub(crate) fn is_ready(&self) -> bool {
+        self.phase() == Phase::Ready && !self.engine.is_draining()
+    }
+
+    /// Time since start.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// What `/metrics` answers.
+    pub(crate) fn metrics_text(&self) -> String {
+        crate::metrics::render(self)
+    }
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App")
+            .field("engine", &self.engine)
+            .field("phase", &self.phase())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+//! An [`InferReply`] as a `ModelInferResponse`. Outputs are always raw, and their payloads are moved.
+
+use std::collections::HashMap;
+
+use diolkos_types::{Shape, Status};
+
+use super::pb::infer_parameter::ParameterChoice;
+use super::pb::model_infer_response::InferOutputTensor;
+use super::pb::{InferParameter, ModelInferResponse, ModelStreamInferResponse};
+use crate::oip::{InferReply, ReplyTensor};
+
+/// Says on a stream that no further answer to the same request follows.
+const FINAL_RESPONSE: &str = "triton_final_response";
+
+/// What a request was called, for the answer that says why there is none.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asked {
+    pub(crate) id: String,
+    pub(crate) model: String,
+    pub(crate) version: String,
+}
+
+/// The answer of one inference.
+pub(crate) fn to_response(reply: InferReply) -> ModelInferResponse {
+    let InferReply { model, version, id, outputs, .. } = reply;
+    let mut tensors = Vec::with_capacity(outputs.len());
+    let mut payloads = Vec::with_capacity(outputs.len());
+    for ReplyTensor { name, data_type, shape, data } in outputs {
+        tensors.push(InferOutputTensor {
+            name: name.into(),
+            datatype: data_type.name().to_owned(),
+            shape: signed(&shape),
+            parameters: HashMap::new(),
+            contents: None,
+        });
+        payloads.push(data);
+    }
+    ModelInferResponse {
+        model_name: model,
+        model_version: version.to_string(),
+        id,
+        parameters: HashMap::new(),
+        outputs: tensors,
+        raw_output_contents: payloads,
+    }
+}
+
+/// The same on a stream.
+pub(crate) fn to_stream_response(
+    asked: Asked,
+    result: Result<InferReply, Status>,
+) -> ModelStreamInferResponse {
+    let (mut response, error_message) = match result {
+        Ok(reply) => (to_response(reply), String::new()),
+        Err(status) => {
+            let Asked { id, model, version } = asked;
+            let response = ModelInferResponse {
+                id,
+                model_name: model,
+                model_version: version,
+                ..ModelInferResponse::default()
+            };
+            (response, status.message().to_owned())
+        }
+    };
+    let last = InferParameter { parameter_choice: Some(ParameterChoice::BoolParam(true)) };
+    response.parameters.insert(FINAL_RESPONSE.to_owned(), last);
+    ModelStreamInferResponse { error_message, infer_response: Some(response) }
+}
+
+fn signed(shape: &Shape) -> Vec<i64> {
+    shape.dims().iter().map(|&length| i64::try_from(length).unwrap_or(i64::MAX)).collect()
+}

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Fronts, listeners, settings and metrics of the Diolkos daemon: the rim around [`diolkos_engine`].
+//!
+//! ```text
+//!  socket ─> listen ─> conn ─┬─ content-type application/grpc ─> grpc ─┐
+//!           (limits, peer)   ├─ /metrics ─> metrics                    ├─> oip ─> Engine
+//!                            └─ everything else ─────────────> rest ───┘
+//! ```
+//!
+//! | module | its one job |
+//! |---|---|
+//! | [`settings`] | one struct tree, read from TOML, checked without starting anything |
+//! | [`listen`] | addresses, sockets, connections and their limits |
+//! | `sessions` | who a connection belongs to, and which session serves it |
+//! | `oip` | the Open Inference Protocol without a transport |
+//! | `rest`, `grpc` | its two transports |
+//! | `loading` | models at start and on reload |
+//! | `reloading` | what SIGHUP asks for, one at a time and aside |
+//! | `metrics` | what happened, as Prometheus text |
+//! | `trace` | `traceparent`, in and out |
+//! | [`logging`] | log lines, and how often a tenant can cause one |
+//! | `app` | what all of the above share |
+//! | [`daemon`] | start, serve, reload, drain |
+//! | `systemd` | readiness, watchdog, sockets from the service manager |
+//! | [`limits`] | every bound of this crate that is no setting, with its reason |
+
+#![forbid(unsafe_code)]
+
+mod app;
+pub mod daemon;
+pub mod fuzz;
+pub mod grpc;
+pub mod limits;
+pub mod listen;
+mod loading;
+pub mod logging;
+mod metrics;
+mod oip;
+mod reloading;
+mod rest;
+mod sessions;
+pub mod settings;
+mod systemd;
+mod trace;
+
+pub use daemon::{Builtin, Daemon, DaemonError, Deps};
+pub use listen::{Address, BoundAddress};
+pub use metrics::{DOCUMENTED as METRICS, Kind as MetricKind, Metric};
+pub use settings::{Settings, SettingsError};

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Sockets: where the daemon listens, who connects, and how long they may take.
+//!
+//! | module | its one job |
+//! |---|---|
+//! | `address` | `unix:PATH`, `tcp:HOST:PORT`, and which of them are refused |
+//! | `socket_file` | a unix socket in the file system: lock, stale ones, mode, removal |
+//! | `listener` | binding, accepting, and surviving a lack of descriptors |
+//! | `open_files` | room for descriptors |
+//! | `peer` | what the transport proves about the other side |
+//! | `table` | which connections there are, and which of them makes room |
+//! | `activity` | what one connection is doing, and when that takes too long |
+//! | `socket` | the stream of bytes, watched |
+//! | `watchdog` | the timer of a connection |
+//! | `conn` | one connection: HTTP/1.1 or HTTP/2, its timers, its end |
+//! | `service` | one request: context in, fronts, reply out |
+//! | `body` | bodies of requests, metered |
+//! | `framing` | where the messages of a gRPC body begin and end |
+//! | `reply` | bodies of replies, metered |
+//! | `refuse` | telling a client that there is no room |
+
+mod activity;
+mod address;
+mod authority;
+mod body;
+mod conn;
+mod framing;
+mod listener;
+pub(crate) mod open_files;
+mod peer;
+mod refuse;
+mod reply;
+mod service;
+mod socket;
+mod socket_file;
+mod table;
+mod watchdog;
+
+pub use address::{Address, AddressError, BoundAddress, default_address};
+pub use listener::ListenError;
+
+pub(crate) use activity::Expired;
+pub(crate) use address::prepare_default;
+pub(crate) use body::{Budget, Fault, fault_of};
+pub(crate) use conn::{Rim, Stop};
+pub(crate) use listener::Listener;
+pub(crate) use peer::{Peer, Transport};
+pub(crate) use refuse::Refusal;

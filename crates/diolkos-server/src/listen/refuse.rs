@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Telling a client that it can't come in: one short reply, then the end.
+
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::Semaphore;
+
+use super::socket::Socket;
+use crate::limits;
+
+/// Why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Every connection that may be is, and is busy.
+    Full,
+    /// The engine has no session left.
+    Sessions,
+    /// The settings do not let this user in.
+    Forbidden {
+        /// The user.
+        uid: u32,
+    },
+}
+
+impl Refusal {
+    /// Label in metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Refusal::Full => "connections",
+            Refusal::Sessions => "sessions",
+            Refusal::Forbidden { .. } => "forbidden",
+        }
+    }
+
+    fn reply(self) -> String {
+        let retry = format!("Retry-After: {}\r\n", limits::REFUSE_RETRY_SECONDS);
+        let (status, extra, message) = match self {
+            Refusal::Full => (
+                "503 Service Unavailable",
+                retry.as_str(),
+                "every connection that limits.connections_max allows is busy; try again".to_owned(),
+            ),
+            Refusal::Sessions => (
+                "503 Service Unavailable",
+                retry.as_str(),
+                "too many sessions are open; try again".to_owned(),
+            ),
+            Refusal::Forbidden { uid } => (
+                "403 Forbidden",
+                "",
+                format!("uid {uid} may not use this daemon; its operator can add it to access.uids"),
+            ),
+        };
+        reply(status, extra, &message)
+    }
+}
+
+/// A whole HTTP/1.1 reply. `message` must be free of quotes and control characters.
+fn reply(status: &str, extra: &str, message: &str) -> String {
+    let body = format!("{{\"error\":\"{message}\"}}");
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{extra}Connection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// Tells clients in the background, so many at once; past that they are closed unheard.
+#[derive(Clone, Debug)]
+pub(super) struct Refuser(Arc<Semaphore>);
+
+impl Default for Refuser {
+    fn default() -> Refuser {
+        Refuser(Arc::new(Semaphore::new(limits::REFUSING_MAX)))
+    }
+}
+
+impl Refuser {
+    pub(super) fn refuse(&self, socket: Socket, refusal: Refusal) {
+        let Ok(permit) = self.0.clone().try_acquire_owned() else { return };
+        tokio::spawn(async move {
+            farewell(socket, &refusal.reply()).await;
+            drop(permit);
+        });
+    }
+}
+
+/// Tells a client whose header took too long.
+pub(super) async fn too_slow<S: AsyncRead + AsyncWrite + Unpin>(socket: S) {
+    let message = "the request's header did not arrive within limits.header_timeout";
+    farewell(socket, &reply("408 Request Timeout", "", message)).await;
+}
+
+/// Sends a reply and waits for the client to close, for a moment: closing a socket with unread bytes
+/// would reset the connection, and the reply might be lost on the way.
+async fn farewell<S: AsyncRead + AsyncWrite + Unpin>(mut socket: S, reply: &str) {
+    let talk = async {
+        socket.write_all(reply.as_bytes()).await?;
+        socket.shutdown().await?;
+        let mut rest = [0; 1024];
+        while socket.read(&mut rest).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    // However it ends, the socket is closed now; the client's side of it is its own business.
+    let _ = tokio::time::timeout(limits::REFUSE_TIMEOUT, talk).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_are_well_formed() {
+        for refusal in [Refusal::Full, Refusal::Sessions, Refusal::Forbidden { uid: 7 }] {
+            let reply = refusal.reply();
+            let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains(&format!("Content-Length: {}", body.len())), "{reply}");
+            assert_eq!(head.contains("Retry-After: 1"), refusal.name() != "forbidden", "{reply}");
+            serde_json::from_str::<serde_json::Value>(body).unwrap();
+        }
+    }
+}

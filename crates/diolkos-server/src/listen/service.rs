@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One request: who asks goes in, the right front answers, and what went wrong with the body is told in
+//! the front's place.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tower::ServiceExt as _;
+use tracing::Instrument as _;
+
+use super::body::{Budget, Fault, Messages, Meter, RequestBody};
+use super::reply::{InFlight, ReplyBody};
+use super::table::ConnState;
+use crate::app::App;
+use crate::limits;
+use crate::metrics::Front;
+use crate::sessions::ConnectionContext;
+use crate::trace::{TRACEPARENT, TraceContext};
+
+/// The type of what `/metrics` answers: Prometheus' text format.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The fronts, made once and shared by every connection.
+#[derive(Clone)]
+pub(super) struct Fronts {
+    pub(super) rest: axum::Router,
+    pub(super) grpc: axum::Router,
+}
+
+/// Answers the requests of one connection.
+pub(super) struct ConnService {
+    pub(super) app: Arc<App>,
+    pub(super) fronts: Fronts,
+    pub(super) context: ConnectionContext,
+    pub(super) connection: Arc<ConnState>,
+    pub(super) budget: Arc<Budget>,
+    pub(super) requests: AtomicU64,
+}
+
+type Reply = Pin<Box<dyn Future<Output = Result<Response<ReplyBody>, Infallible>> + Send>>;
+
+impl hyper::service::Service<Request<Incoming>> for ConnService {
+    type Response = Response<ReplyBody>;
+    type Error = Infallible;
+    type Future = Reply;
+
+    fn call(&self, request: Request<Incoming>) -> Reply {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        let in_flight = InFlight::begin(self.connection.clone(), number);
+        let front = front_of(&request);
+        let trace = TraceContext::from_headers(request.headers());
+        tracing::debug!(peer = %self.context.peer, method = %request.method(), path = request.uri().path(), "request");
+        let meter = Meter::new(self.budget.clone());
+        let timeout = self.app.settings().limits.body_timeout.get();
+        let messages = (front == Front::Grpc).then(|| Messages::new(self.connection.clone(), number));
+        let mut request =
+            request.map(|body| Body::new(RequestBody::new(body, meter.clone(), messages, timeout)));
+        request.extensions_mut().insert(self.context.clone());
+        let (app, fronts, budget) = (self.app.clone(), self.fronts.clone(), self.budget.clone());
+        let span = trace.map_or_else(tracing::Span::none, TraceContext::span);
+        let answer = async move {
+            let reply = route(&app, fronts, front, request).await;
+            let mut reply = match meter.reply_begins() {
+                None => reply,
+                Some(fault) => body_fault(front, fault),
+            };
+            if let Some(trace) = trace {
+                reply.headers_mut().insert(TRACEPARENT, trace.to_header());
+            }
+            app.counters.answered(front, reply.status());
+            Ok(reply.map(|body| ReplyBody::new(body, in_flight, budget, front == Front::Grpc)))
+        };
+        Box::pin(answer.instrument(span))
+    }
+}
+
+fn front_of<B>(request: &Request<B>) -> Front {
+    let content_type = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    if content_type.is_some_and(|value| value.starts_with(b"application/grpc")) {
+        Front::Grpc
+    } else if request.uri().path() == "/metrics" {
+        Front::Metrics
+    } else {
+        Front::Rest
+    }
+}
+
+async fn route(app: &App, fronts: Fronts, front: Front, request: Request<Body>) -> Response<Body> {
+    let router = match front {
+        Front::Metrics => return metrics(app, request.method()),
+        Front::Rest => fronts.rest,
+        Front::Grpc => fronts.grpc,
+    };
+    match router.oneshot(request).await {
+        Ok(reply) => reply,
+        Err(never) => match never {},
+    }
+}
+
+fn metrics(app: &App, method: &Method) -> Response<Body> {
+    if method != Method::GET && method != Method::HEAD {
+        let mut reply = error(StatusCode::METHOD_NOT_ALLOWED, "metrics are read with GET");
+        reply.headers_mut().insert(axum::http::header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return reply;
+    }
+    let mut reply = Response::new(Body::from(app.metrics_text()));
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
+    reply
+}
+
+/// `message` must be free of quotes, percent signs and control characters.
+fn error(status: StatusCode, message: &'static str) -> Response<Body> {
+    let mut reply = Response::new(Body::from(format!("{{\"error\":\"{message}\"}}")));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply
+}
+
+/// What a client is told whose body came in badly. The front saw a body that broke off and knows no more.
+fn body_fault(front: Front, fault: Fault) -> Response<Body> {
+    let slow = "the request body came too slowly: limits.body_timeout passed without 64 KiB of it or its end";
+    let memory = "no memory for the request body now; try again";
+    // gRPC: DEADLINE_EXCEEDED and RESOURCE_EXHAUSTED.
+    let (status, grpc_status, message) = match fault {
+        Fault::Slow => (StatusCode::REQUEST_TIMEOUT, "4", slow),
+        Fault::Memory => (StatusCode::SERVICE_UNAVAILABLE, "8", memory),
+    };
+    if front == Front::Grpc {
+        let mut reply = Response::new(Body::empty());
+        let headers = reply.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from_static(grpc_status));
+        headers.insert("grpc-message", HeaderValue::from_static(message));
+        return reply;
+    }
+    let mut reply = error(status, message);
+    if fault == Fault::Memory {
+        reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from(limits::REFUSE_RETRY_SECONDS));
+    }
+    reply
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_content_type_chooses_the_front() {
+        let request = |path: &str, content_type: &str| {
+            Request::builder().uri(path).header(CONTENT_TYPE, content_type).body(()).unwrap()
+        };
+        assert_eq!(front_of(&request("/metrics", "text/plain")), Front::Metrics);
+        assert_eq!(front_of(&request("/v2", "application/json")), Front::Rest);
+        assert_eq!(
+            front_of(&request("/inference.GRPCInferenceService/ModelInfer", "application/grpc+proto")),
+            Front::Grpc
+        );
+    }
+
+    #[test]
+    fn a_slow_body_is_told_in_the_words_of_the_front() {
+        assert_eq!(body_fault(Front::Rest, Fault::Slow).status(), 408);
+        let memory = body_fault(Front::Rest, Fault::Memory);
+        assert_eq!((memory.status().as_u16(), &memory.headers()[RETRY_AFTER]), (503, &HeaderValue::from(1)));
+        let grpc = body_fault(Front::Grpc, Fault::Slow);
+        assert_eq!((grpc.status().as_u16(), grpc.headers()["grpc-status"].as_bytes()), (200, &b"4"[..]));
+    }
+}

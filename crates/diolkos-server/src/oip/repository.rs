@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The model repository extension: what there is, and loading and unloading it on a client's word.
+//!
+//! Loading and unloading by clients is off unless `models.client_load` says otherwise; it then goes through the
+//! engine's control device like everybody's, so no request path ever loads anything.
+
+use bytes::Bytes;
+use diolkos_engine::store::{ClientFiles, IndexRow, IndexState};
+use diolkos_engine::{ControlReply, ControlRequest, Engine, Session};
+use diolkos_types::{Code, Status};
+use tokio::sync::oneshot;
+
+/// A load request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LoadCall {
+    /// Name of the model.
+    pub(crate) name: String,
+    /// Its configuration as JSON, in place of the installed one.
+    pub(crate) config: Option<String>,
+    /// Its files: `VERSION/NAME` and contents.
+    pub(crate) files: Vec<(String, Bytes)>,
+}
+
+/// What there is, by name and version; with `ready` only what serves.
+pub(crate) fn index(engine: &Engine, _session: &Session, ready: bool) -> Vec<IndexRow> {
+    // Every tenant sees the shared namespace; with namespaces of their own, the session will say which.
+    let rows = engine.store().index().into_iter();
+    rows.filter(|row| !ready || row.state == IndexState::Ready).collect()
+}
+
+/// Whether clients may load and unload at all. Fronts ask before they take a body in.
+pub(crate) fn check_allowed(allowed: bool) -> Result<(), Status> {
+    if allowed {
+        return Ok(());
+    }
+    Err(Status::new(
+        Code::PermissionDenied,
+        "loading and unloading by clients is off; the operator turns it on with `models.client_load = true`",
+    ))
+}
+
+/// Loads a model that is installed, or one that the call brings.
+pub(crate) async fn load(engine: &Engine, allowed: bool, call: LoadCall) -> Result<(), Status> {
+    check_allowed(allowed)?;
+    control(engine, control_request(call)?).await.map(drop)
+}
+
+/// Unloads a model.
+pub(crate) async fn unload(engine: &Engine, allowed: bool, name: &str) -> Result<(), Status> {
+    check_allowed(allowed)?;
+    control(engine, ControlRequest::Unload { name: name.to_owned() }).await.map(drop)
+}
+
+async fn control(engine: &Engine, request: ControlRequest) -> Result<ControlReply, Status> {
+    let (send, receive) = oneshot::channel();
+    engine.control(request, move |result| {
+        // The receiver is gone if the caller is; the change happens all the same.
+        let _ = send.send(result);
+    });
+    receive
+        .await
+        .unwrap_or_else(|_| Err(Status::new(Code::Aborted, "the daemon dropped this request; try again")))
+}
+
+fn control_request(call: LoadCall) -> Result<ControlRequest, Status> {
+    let LoadCall { name, config, files } = call;
+    if files.is_empty() {
+        return match config {
+            None => Ok(ControlRequest::Load { name }),
+            Some(_) => Err(Status::new(
+                Code::Unsupported,
+                "a `config` without files would replace the installed one, which is not offered here; change `config.pbtxt`",
+            )),
+        };
+    }
+    let mut contents = ClientFiles { config: config.map(Bytes::from), ..ClientFiles::default() };
+    for (path, file) in files {
+        let key = version_and_name(&path)?;
+        if contents.files.insert(key, file).is_some() {
+            return Err(Status::invalid(format!("file `{}` is given twice", shown(&path))));
+        }
+    }
+    Ok(ControlRequest::LoadFiles { name, files: contents })
+}
+
+/// `1/model.onnx` → 1 and `model.onnx`. The store checks the name.
+fn version_and_name(path: &str) -> Result<(u64, String), Status> {
+    let parts = path.split_once('/').and_then(|(version, name)| {
+        let digits = !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit());
+        Some((version.parse().ok().filter(|_| digits)?, name.to_owned()))
+    });
+    parts.ok_or_else(|| {
+        Status::invalid(format!(
+            "file `{}` has to be named `VERSION/NAME`, such as `1/model.onnx`",
+            shown(path)
+        ))
+    })
+}
+
+fn shown(path: &str) -> String {
+    path.chars().take(100).flat_map(char::escape_debug).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(config: Option<&str>, files: &[&str]) -> Result<ControlRequest, Status> {
+        let files = files.iter().map(|path| ((*path).to_owned(), Bytes::from_static(b"x"))).collect();
+        control_request(LoadCall { name: "m".into(), config: config.map(str::to_owned), files })
+    }
+
+    #[test]
+    fn an_installed_model_or_one_that_is_brought() {
+        assert!(matches!(call(None, &[]), Ok(ControlRequest::Load { name }) if name == "m"));
+        let Ok(ControlRequest::LoadFiles { files, .. }) =
+            call(Some("{}"), &["1/model.onnx", "2/sub/weights"])
+        else {
+            panic!("files make a load of files");
+        };
+        let keys: Vec<_> = files.files.keys().cloned().collect();
+        assert_eq!(keys, [(1, "model.onnx".to_owned()), (2, "sub/weights".to_owned())]);
+        assert_eq!(files.config.as_deref(), Some(&b"{}"[..]));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        assert_eq!(call(Some("{}"), &[]).unwrap_err().code(), Code::Unsupported);
+        for path in ["model.onnx", "x/model.onnx", "/model.onnx", "-1/model.onnx", "+1/m"] {
+            assert!(call(None, &[path]).unwrap_err().message().contains(path), "{path}");
+        }
+        assert!(call(None, &["1/m", "1/m"]).unwrap_err().message().contains("twice"));
+        assert_eq!(check_allowed(false).unwrap_err().code(), Code::PermissionDenied);
+    }
+}

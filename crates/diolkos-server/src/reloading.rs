@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What SIGHUP asks for: the settings again, then the models again.
+//!
+//! ```text
+//! nothing ──ask──> running ──ask──> running, and once more
+//!    └──────ended────┘ └───────────────ended──┘
+//! ```
+//!
+//! Invariant: one reload runs at a time, and nobody waits for it but those who want to: rehearsing a
+//! changed model may take minutes.
+
+use std::sync::{Arc, Weak};
+
+use tokio::task::JoinSet;
+
+use crate::app::App;
+use crate::daemon::ReadSettings;
+use crate::settings::{Settings, reload};
+use crate::{loading, logging};
+
+/// Reloads, now or in the background.
+pub(crate) struct Reloading {
+    what: Arc<What>,
+    running: JoinSet<()>,
+    again: bool,
+}
+
+struct What {
+    app: Weak<App>,
+    read: Option<ReadSettings>,
+}
+
+impl Reloading {
+    /// With `read`, settings are read again, too.
+    pub(crate) fn new(app: &Arc<App>, read: Option<ReadSettings>) -> Reloading {
+        let what = Arc::new(What { app: Arc::downgrade(app), read });
+        Reloading { what, running: JoinSet::new(), again: false }
+    }
+
+    /// Reloads now.
+    pub(crate) async fn once(&self) {
+        self.what.reload().await;
+    }
+
+    /// Begins to reload; while a reload runs, remembers to do it once more: the running one may have read
+    /// what changed since.
+    pub(crate) fn ask(&mut self) {
+        if self.running.is_empty() {
+            self.begin();
+        } else {
+            self.again = true;
+        }
+    }
+
+    /// Returns once what was asked for is done; never, if nothing was. Nothing is lost when it is dropped.
+    pub(crate) async fn ended(&mut self) {
+        while let Some(result) = self.running.join_next().await {
+            if let Err(error) = result {
+                tracing::error!(%error, "a reload ended early");
+            }
+            if !std::mem::take(&mut self.again) {
+                return;
+            }
+            self.begin();
+        }
+        std::future::pending().await
+    }
+
+    fn begin(&mut self) {
+        let what = self.what.clone();
+        self.running.spawn(async move { what.reload().await });
+    }
+}
+
+impl What {
+    /// A bad file changes nothing.
+    async fn reload(&self) {
+        if let Some(read) = &self.read
+            && let Some(app) = self.app.upgrade()
+        {
+            match read() {
+                Ok(settings) => take_up(&app, settings),
+                Err(error) => {
+                    app.counters.reloaded(false);
+                    tracing::error!(%error, "the settings stay as they were, because the new ones are wrong");
+                }
+            }
+        }
+        loading::rescan(&self.app).await;
+    }
+}
+
+fn take_up(app: &App, new: Settings) {
+    let old = app.settings();
+    let changes = reload::changes(&old, &new);
+    logging::set_level(new.log.level);
+    app.set_settings(reload::merge(&old, new));
+    app.counters.reloaded(true);
+    tracing::info!(in_force = ?changes.live, "the settings were reloaded");
+    if !changes.restart.is_empty() {
+        tracing::warn!(keys = ?changes.restart, "these settings changed and need a restart");
+    }
+}

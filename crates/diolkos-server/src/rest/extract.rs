@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which model and version a request names, and whose it is.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, RawPathParams};
+use axum::http::request::Parts;
+use axum::response::IntoResponse;
+use diolkos_engine::Session;
+use diolkos_types::{Code, Status};
+
+use super::error::HttpError;
+use super::reply;
+use crate::oip;
+use crate::sessions::ConnectionContext;
+
+/// The model in the path, its version if that names one, and the session of the connection.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) model: String,
+    pub(super) version: Option<u64>,
+    pub(super) session: Arc<Session>,
+}
+
+/// A request that no handler gets to see.
+pub(super) struct Rejected(HttpError);
+
+impl IntoResponse for Rejected {
+    fn into_response(self) -> axum::response::Response {
+        reply::error(self.0)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Target {
+    type Rejection = Rejected;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Target, Rejected> {
+        let params = RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|error| Rejected(Status::invalid(format!("the path can't be read: {error}")).into()))?;
+        let mut model = String::new();
+        let mut version = None;
+        for (name, value) in &params {
+            match name {
+                "model" => model = value.to_owned(),
+                _ => version = oip::parse_version(value).map_err(|status| Rejected(status.into()))?,
+            }
+        }
+        Ok(Target { model, version, session: session_of(parts)? })
+    }
+}
+
+/// Whose a request is.
+pub(super) struct Caller(pub(super) Arc<Session>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Rejected;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Caller, Rejected> {
+        session_of(parts).map(Caller)
+    }
+}
+
+fn session_of(parts: &Parts) -> Result<Arc<Session>, Rejected> {
+    let context = parts.extensions.get::<ConnectionContext>();
+    context.map(|context| context.session.clone()).ok_or_else(|| {
+        // Our mistake: `listen` puts it into every request.
+        tracing::error!("a request without a session reached the REST front");
+        Rejected(Status::new(Code::Internal, "the request belongs to no session").into())
+    })
+}

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Settings: one struct tree, read from TOML. Unknown keys are errors, and every key has a default.
+//!
+//! `docs/settings.md` lists every key; a test compares it with these structs. Which keys take effect on
+//! SIGHUP is in [`reload`].
+
+mod parse;
+pub mod reload;
+mod suggest;
+mod units;
+
+use std::path::{Path, PathBuf};
+
+use diolkos_engine::limits as engine_limits;
+use serde::{Deserialize, Serialize};
+
+pub use parse::{Diagnostic, SettingsError};
+pub use units::{Interval, LogFormat, LogLevel, Mode, Size, UnitError};
+
+use crate::listen::Address;
+
+/// Everything an operator can set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Where to listen: `unix:PATH` or `tcp:HOST:PORT` (loopback only). Empty: the default socket,
+    /// `$XDG_RUNTIME_DIR/diolkos/diolkos.sock`.
+    pub listen: Vec<Address>,
+    /// Permissions of the unix sockets, octal. Default `"0600"`.
+    pub socket_mode: Mode,
+    /// How long a client process's session outlives its last connection. Default `"5s"`.
+    pub linger: Interval,
+    /// Who may connect.
+    pub access: Access,
+    /// Models: where they are and what they may use.
+    pub models: Models,
+    /// Bounds of connections and requests.
+    pub limits: Limits,
+    /// How many jobs run at once.
+    pub engine: EngineSettings,
+    /// Log lines.
+    pub log: Log,
+    /// How the daemon stops.
+    pub shutdown: Shutdown,
+}
+
+/// Who may connect.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Access {
+    /// User ids served on unix sockets besides the daemon's own and root. Default none.
+    pub uids: Vec<u32>,
+}
+
+/// Models: where they are and what they may use.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Models {
+    /// Directories laid out as `<model>/<version>/model.onnx`. Default none.
+    pub repositories: Vec<PathBuf>,
+    /// Single model files or model directories, each named after itself. Default none.
+    pub files: Vec<PathBuf>,
+    /// Memory that all loaded models together may keep; the least recently used is unloaded for a new
+    /// one. Default `"4GiB"`.
+    pub memory_max: Size,
+    /// Size that the files of one version of a model may have together. Default `"4GiB"`.
+    pub file_bytes_max: Size,
+    /// Load a model when it is first asked for rather than at start. Default `false`.
+    pub lazy: bool,
+    /// How often to look for changed model files; `"0s"` = only on SIGHUP. Default `"0s"`.
+    pub watch_interval: Interval,
+    /// Let clients load and unload models. Default `false`.
+    pub client_load: bool,
+    /// Longest length of a dimension that a model leaves open, in elements. Default 1048576.
+    pub variable_dim_max: u64,
+    /// Directory for models that clients send. Default: none, so that they can't.
+    pub store_dir: Option<PathBuf>,
+    /// Disk space that `store_dir` may use. Default `"16GiB"`.
+    pub store_quota: Size,
+    /// Memory of the child process that rehearses a load. Default `"4GiB"`.
+    pub rehearsal_memory_max: Size,
+    /// CPU time of that child. Default `"60s"`.
+    pub rehearsal_cpu: Interval,
+    /// Wall-clock time of that child. Default `"120s"`.
+    pub rehearsal_timeout: Interval,
+}
+
+/// Bounds of connections and requests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Connections on all addresses together. Past it, the longest idle one makes room. Default 4096.
+    pub connections_max: usize,
+    /// Largest body of a request, after decompression. Default `"64MiB"`.
+    pub body_bytes_max: Size,
+    /// Time for a request's header to arrive once it began. Default `"10s"`.
+    pub header_timeout: Interval,
+    /// Time that a connection may be without a request. Default `"120s"`.
+    pub idle_timeout: Interval,
+    /// Time in which the next 64 KiB of a body (or its end) must arrive, and in which a client must take
+    /// the next part of a reply. Default `"20s"`.
+    pub body_timeout: Interval,
+    /// Memory that one request's tensors may need. Default `"1GiB"`.
+    pub request_memory_max: Size,
+    /// Memory that the tensors of all requests in flight may need; bodies that are being received or
+    /// sent may need as much again. Default `"4GiB"`.
+    pub requests_memory_max: Size,
+}
+
+/// How many jobs run at once.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EngineSettings {
+    /// Jobs that run at once, each on a thread of its own; 0 = one for each core. Default 0.
+    pub slots: usize,
+}
+
+/// Log lines.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `"error"`, `"warn"`, `"info"`, `"debug"` or `"trace"`. Default `"info"`.
+    pub level: LogLevel,
+    /// `"text"` or `"json"`. Default `"text"`.
+    pub format: LogFormat,
+}
+
+/// How the daemon stops.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Shutdown {
+    /// Time that requests in flight get to end after SIGTERM or SIGINT. Default `"30s"`.
+    pub drain_timeout: Interval,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            listen: Vec::new(),
+            socket_mode: Mode::OWNER_ONLY,
+            linger: Interval::seconds(5),
+            access: Access::default(),
+            models: Models::default(),
+            limits: Limits::default(),
+            engine: EngineSettings::default(),
+            log: Log::default(),
+            shutdown: Shutdown::default(),
+        }
+    }
+}
+
+impl Default for Models {
+    fn default() -> Models {
+        Models {
+            repositories: Vec::new(),
+            files: Vec::new(),
+            memory_max: Size::gibibytes(4),
+            file_bytes_max: Size::gibibytes(4),
+            lazy: false,
+            watch_interval: Interval::seconds(0),
+            client_load: false,
+            variable_dim_max: 1 << 20,
+            store_dir: None,
+            store_quota: Size::gibibytes(16),
+            rehearsal_memory_max: Size::gibibytes(4),
+            rehearsal_cpu: Interval::seconds(60),
+            rehearsal_timeout: Interval::seconds(120),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections_max: 4096,
+            body_bytes_max: Size::new(64 << 20),
+            header_timeout: Interval::seconds(10),
+            idle_timeout: Interval::seconds(120),
+            body_timeout: Interval::seconds(20),
+            request_memory_max: Size::new(engine_limits::ONE_REQUEST_MEMORY_MAX),
+            requests_memory_max: Size::new(engine_limits::REQUEST_MEMORY_MAX),
+        }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Shutdown {
+        Shutdown { drain_timeout: Interval::seconds(30) }
+    }
+}
+
+impl Settings {
+    /// Reads a file. Relative paths in it are relative to the directory it lies in.
+    pub fn load(path: &Path) -> Result<Settings, SettingsError> {
+        let text = parse::read(path)?;
+        Settings::parse(&text, path)
+    }
+
+    /// Reads settings from text; `origin` is the file name in errors and the base of relative paths.
+    pub fn parse(text: &str, origin: &Path) -> Result<Settings, SettingsError> {
+        let mut settings = parse::parse(text, origin)?;
+        settings.resolve(origin.parent().unwrap_or(Path::new("")));
+        Ok(settings)
+    }
+
+    /// [`Settings::load`], and looks whether the paths that it names are there. Starts nothing.
+    pub fn check(path: &Path) -> Result<Settings, SettingsError> {
+        let text = parse::read(path)?;
+        let settings = Settings::parse(&text, path)?;
+        parse::check_paths(&settings, &text, path)?;
+        Ok(settings)
+    }
+
+    /// Slots of the device, with 0 replaced by the number of cores.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        match self.engine.slots {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            slots => slots,
+        }
+    }
+
+    fn resolve(&mut self, base: &Path) {
+        let paths = self
+            .models
+            .repositories
+            .iter_mut()
+            .chain(&mut self.models.files)
+            .chain(&mut self.models.store_dir);
+        for path in paths {
+            // Joining an absolute path gives just that path.
+            *path = base.join(&*path);
+        }
+        for address in &mut self.listen {
+            address.resolve(base);
+        }
+    }
+}

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The rim from outside: a daemon in this process (or, for signals, in a child), and clients that behave
+//! well or badly. One binary, because linking each file alone would take longer than running them.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, like the tests themselves")]
+
+#[path = "rim/connections.rs"]
+mod connections;
+#[path = "rim/documents.rs"]
+mod documents;
+#[path = "rim/lifecycle.rs"]
+mod lifecycle;
+#[path = "rim/signals.rs"]
+mod signals;
+#[path = "rim/slow.rs"]
+mod slow;
+#[path = "rim/support.rs"]
+mod support;
