@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `diolkos bench`: what this build and this machine can do.
+//!
+//! ```text
+//! payload ──> caller (rest, grpc, inproc) ──> closed | open ──> tally (latencies, failures) ──> load, report
+//! ```
+//!
+//! | module | its one job |
+//! |---|---|
+//! | `args` | the command line |
+//! | `latencies`, `tally` | what was counted |
+//! | `schedule`, `open` | the open loop: when requests are due, and how late they are |
+//! | `closed` | the closed loop |
+//! | `payload` | what is sent |
+//! | `caller`, `rest`, `grpc`, `inproc` | one client by each way |
+//! | `children`, `baseline` | servers as child processes, ours and bare ones |
+//! | `procfs`, `host` | CPU time, memory, foreign load; the machine |
+//! | `split` | where a server spent its time, by its own account |
+//! | `load` | `bench load` |
+//! | `report` | `bench report` |
+
+mod args;
+mod baseline;
+mod caller;
+mod children;
+mod closed;
+mod grpc;
+mod host;
+mod inproc;
+mod latencies;
+mod load;
+mod open;
+mod payload;
+mod procfs;
+mod report;
+mod rest;
+mod schedule;
+mod split;
+mod tally;
+
+pub(crate) use args::BenchArgs;
+pub(crate) use baseline::BaselineArgs;
+
+use args::BenchCommand;
+
+use crate::exit::{Exit, Failure};
+
+/// Runs `bench`.
+pub(super) fn run(args: BenchArgs) -> Result<Exit, Failure> {
+    match args.command {
+        BenchCommand::Load(args) => load::run(&args),
+        BenchCommand::Report(args) => report::run(&args),
+    }
+}
+
+/// Runs `bench-baseline`.
+pub(super) fn run_baseline(args: &BaselineArgs) -> Result<Exit, Failure> {
+    baseline::run(args)
+}
+
+/// A runtime for so many clients: one thread for each, up to the number of cores.
+fn runtime(clients: usize) -> Result<tokio::runtime::Runtime, Failure> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut builder = match cores.min(clients) {
+        0 | 1 => tokio::runtime::Builder::new_current_thread(),
+        threads => {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(threads);
+            builder
+        }
+    };
+    builder.enable_all().build().map_err(|error| children::cannot("start the async runtime", &error))
+}
