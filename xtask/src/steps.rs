@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The steps of `cargo xtask test` that call other programs.
+//!
+//! Everything is built once, in the dev profile and with one set of features: `build` compiles all
+//! targets of the workspace together, and the steps after it find their programs there.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::python;
+use crate::tally::{self, Stop, Tally};
+use crate::{process, tools};
+
+/// Features are resolved for all targets at once, so that no step builds a dependency a second time.
+const EVERYTHING: [&str; 2] = ["--workspace", "--all-targets"];
+
+/// Whether `build` has run and passed in this process, so that nothing needs building again.
+static BUILT: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn format() -> Result<Tally, Stop> {
+    let mut tally = process::check(tools::cargo().args(["fmt", "--all", "--check"]))?;
+    let fuzz = crate::root().join("fuzz/Cargo.toml");
+    tally.add(process::check(tools::cargo().args(["fmt", "--check", "--manifest-path"]).arg(fuzz))?);
+    Ok(tally)
+}
+
+pub(crate) fn clippy() -> Result<Tally, Stop> {
+    process::check(tools::cargo().arg("clippy").args(EVERYTHING).args(["--quiet", "--", "-D", "warnings"]))
+}
+
+pub(crate) fn build() -> Result<Tally, Stop> {
+    let tally = process::check(tools::cargo().arg("build").args(EVERYTHING).arg("--quiet"))?;
+    BUILT.store(true, Ordering::Relaxed);
+    Ok(tally)
+}
+
+/// Unit, integration and property tests.
+pub(crate) fn tests() -> Result<Tally, Stop> {
+    if tools::has_plugin("nextest") {
+        let mut command = tools::cargo();
+        command.args(["nextest", "run"]).args(EVERYTHING).args(["--no-fail-fast", "--status-level", "fail"]);
+        return process::counted(command.args(["--final-status-level", "slow"]), tally::nextest);
+    }
+    println!("cargo-nextest is not installed: falling back to cargo test");
+    process::counted(
+        tools::cargo().arg("test").args(EVERYTHING).args(["--quiet", "--no-fail-fast"]),
+        tally::libtest,
+    )
+}
+
+pub(crate) fn doctests() -> Result<Tally, Stop> {
+    process::counted(tools::cargo().args(["test", "--doc", "--workspace", "--quiet"]), tally::libtest)
+}
+
+pub(crate) fn clients(arguments: &[String]) -> Result<Tally, Stop> {
+    against_daemon("tests/clients/run.py", arguments)
+}
+
+pub(crate) fn soak(arguments: &[String]) -> Result<Tally, Stop> {
+    against_daemon("tests/clients/soak.py", arguments)
+}
+
+pub(crate) fn perf_analyzer(arguments: &[String]) -> Result<Tally, Stop> {
+    against_daemon("tests/clients/perf_analyzer.py", arguments)
+}
+
+pub(crate) fn onnx_nodes(arguments: &[String]) -> Result<Tally, Stop> {
+    against_daemon("tests/onnx_nodes/run.py", arguments)
+}
+
+fn against_daemon(path: &str, arguments: &[String]) -> Result<Tally, Stop> {
+    let mut command = python::script(path, arguments)?;
+    command.env("DIOLKOS_BIN", daemon()?);
+    process::counted(&mut command, tally::own)
+}
+
+/// The executable under test: the one that `build` made, else built now.
+fn daemon() -> Result<PathBuf, Stop> {
+    if let Some(path) = std::env::var_os("DIOLKOS_BIN") {
+        let path = crate::root().join(path);
+        return if path.exists() {
+            Ok(path)
+        } else {
+            Err(Stop::failed(format!("DIOLKOS_BIN names {}, which does not exist", path.display())))
+        };
+    }
+    if !BUILT.load(Ordering::Relaxed) {
+        process::check(tools::cargo().args(["build", "--package", "diolkos", "--quiet"]))?;
+    }
+    Ok(tools::target_dir().join("debug/diolkos"))
+}
