@@ -68,6 +68,9 @@ pub(crate) fn push_integer(
     Ok(())
 }
 
+/// Up to here every whole number has an f64 of its own (IEEE 754: 53 bits of significand).
+const FLOAT_EXACT_MAX: f64 = (1u64 << 53) as f64;
+
 /// Appends a number to a payload of a floating-point type, rounded to nearest. A finite number that would
 /// become infinite is out of range; one with a fraction is so for integer types.
 pub(crate) fn push_float(payload: &mut Vec<u8>, data_type: DataType, value: f64) -> Result<(), OutOfRange> {
@@ -86,9 +89,9 @@ pub(crate) fn push_float(payload: &mut Vec<u8>, data_type: DataType, value: f64)
             fits(rounded.is_finite())?;
             payload.extend_from_slice(&rounded.to_le_bytes());
         }
-        // JSON has one kind of number, and some writers put `.0` behind all of them. Up to 2^64 a whole
-        // number of type f64 converts exactly; what is beyond is out of every range.
-        _ if value.fract() == 0.0 && value.abs() < 1e20 => {
+        // JSON has one kind of number, and some writers put `.0` behind all of them. Past 2^53 reading such
+        // text as f64 has already rounded it, so that a neighbour of what was meant would be stored.
+        _ if value.fract() == 0.0 && value.abs() <= FLOAT_EXACT_MAX => {
             return push_integer(payload, data_type, value as i128);
         }
         _ => return Err(OutOfRange),

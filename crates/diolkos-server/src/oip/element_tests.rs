@@ -105,3 +105,15 @@ proptest! {
         prop_assert_eq!(&list.encode("x", DataType::Fp64, &shape(&[floats.len() as u64])).unwrap()[..], expected);
     }
 }
+
+#[test]
+fn a_float_that_reading_may_have_rounded_is_no_integer() {
+    let exact = (1u64 << 53) as f64;
+    for data_type in [DataType::Int64, DataType::Uint64] {
+        let mut payload = Vec::new();
+        push_float(&mut payload, data_type, exact).unwrap();
+        assert_eq!(payload, (1u64 << 53).to_le_bytes());
+        assert!(push_float(&mut payload, data_type, exact + 2.0).is_err());
+    }
+    assert!(push_float(&mut Vec::new(), DataType::Int64, -exact - 2.0).is_err());
+}

@@ -20,10 +20,10 @@ pub(crate) struct Encoded {
     pub(crate) chunks: Vec<Bytes>,
 }
 
-/// About how many bytes [`encode`] has to write.
-pub(crate) fn json_bytes_estimate(reply: &InferReply, form: &OutputForm) -> usize {
+/// Size of the tensors that [`encode`] has to write as text, which takes about four times as many bytes.
+pub(crate) fn json_payload_bytes(reply: &InferReply, form: &OutputForm) -> usize {
     let in_json = reply.outputs.iter().filter(|output| !form.is_binary(&output.name));
-    in_json.map(|output| output.data.len().saturating_mul(4)).fold(512, usize::saturating_add)
+    in_json.map(|output| output.data.len()).sum()
 }
 
 /// Writes a reply.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Response};
-use diolkos_types::Status;
+use diolkos_types::{Code, Status};
 
 use super::body::Packed;
 use super::decode::{self, Decoded};
@@ -33,11 +33,25 @@ async fn try_infer(app: &App, target: Target, request: Request) -> Result<Respon
     let done = oip::infer(&session, call).await?;
     tracing::debug!(job = %done.job, model = done.model, version = done.version, "answered");
     let timing = done.timing;
-    let size = encode::json_bytes_estimate(&done, &form);
-    let encoded = offload::run(size, move || encode::encode(done, &form)).await?;
+    let as_text = encode::json_payload_bytes(&done, &form);
+    check_text(as_text, app.settings().limits.body_bytes_max.get())?;
+    let encoded = offload::run(as_text.saturating_mul(4), move || encode::encode(done, &form)).await?;
     let mut reply = reply::inference(encoded, encoding).await?;
     diolkos::tell_timing(&mut reply, &timing);
     Ok(reply)
+}
+
+/// Text takes memory that no reservation pays for, so replies keep to the limit of bodies, too.
+fn check_text(bytes: usize, bytes_max: u64) -> Result<(), Status> {
+    if bytes as u64 <= bytes_max {
+        return Ok(());
+    }
+    Err(Status::new(
+        Code::TooLarge,
+        format!(
+            "the outputs have {bytes} bytes, and at most {bytes_max} go as JSON (`limits.body_bytes_max`); ask for them as binary data (`binary_data_output`)"
+        ),
+    ))
 }
 
 async fn decode_json(target: Target, packed: Packed, json_bytes: Option<usize>) -> Result<Decoded, Status> {

@@ -166,3 +166,16 @@ async fn after_all_of_it_the_good_are_served() {
     assert_eq!(front.infer("plain", &good).await.status, 200);
     assert_eq!(front.app.engine.request_memory_used(), 0, "nothing is left reserved");
 }
+
+#[tokio::test]
+async fn outputs_too_large_for_text_are_to_be_had_as_binary_data() {
+    let front = Front::start();
+    // 4200 × 4200 numbers are 70.56 MB, and the limit of bodies is 64 MiB.
+    let column = |name: &str, shape: [u64; 2]| json!({"name": name, "shape": shape, "datatype": "FP32", "data": vec![1; 4200]});
+    let inputs = json!([column("A", [4200, 1]), column("B", [1, 4200])]);
+    let text = front.infer("blas.sgemm", &json!({"inputs": inputs})).await.error(413);
+    assert!(text.contains("70560000 bytes, and at most 67108864 go as JSON"), "{text}");
+    assert!(text.contains("`binary_data_output`"), "{text}");
+    let binary = json!({"inputs": inputs, "parameters": {"binary_data_output": true}});
+    assert_eq!(front.infer("blas.sgemm", &binary).await.status, 200);
+}
