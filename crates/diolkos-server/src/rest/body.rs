@@ -20,6 +20,7 @@ use http_body_util::BodyExt as _;
 
 use super::error::HttpError;
 use super::rope::{Rope, RopeBuilder};
+use crate::oip::offload;
 
 /// Deflate packs 1032 to 1 at best, so what costs time is at most so much larger than what came.
 const DEFLATE_RATIO_MAX: usize = 1032;
@@ -58,7 +59,19 @@ impl Packed {
             }
             builder.push(data);
         }
-        Ok(Packed { rope: builder.finish(), encoding, bytes_max })
+        Ok(Packed { rope: builder.finish(), encoding, bytes_max }.unpacked_if_small())
+    }
+
+    /// Unpacks what turns out to be small right here. How much a few packed bytes become is known only by
+    /// unpacking them, and if all of them took turns as the worst case, a few bombs would hold up everybody.
+    /// What is larger or damaged stays as it is, for [`Packed::unpack`].
+    fn unpacked_if_small(self) -> Packed {
+        let Some(encoding) = self.encoding else { return self };
+        let small = self.bytes_max.min(offload::INLINE_BYTES_MAX as u64);
+        match unpack(encoding, self.rope.clone(), small) {
+            Ok(rope) => Packed { rope, encoding: None, ..self },
+            Err(_) => self,
+        }
     }
 
     /// About how many bytes [`Packed::unpack`] goes through; 0 if there is nothing to unpack.

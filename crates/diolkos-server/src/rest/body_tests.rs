@@ -114,3 +114,15 @@ proptest! {
         prop_assert_eq!(unpacked.is_ok(), bytes.len() as u64 <= limit);
     }
 }
+
+#[tokio::test]
+async fn small_packed_bodies_take_no_turn() {
+    let zipped = headers(&[("content-encoding", "gzip")]);
+    let zeros = |length: usize| gzip(&vec![0; length]);
+    let receive = |body: Vec<u8>| Packed::receive(&zipped, Body::from(body), 1 << 30);
+    let small = receive(zeros(offload::INLINE_BYTES_MAX)).await.unwrap();
+    assert_eq!((small.unpack_bytes(), small.len()), (0, offload::INLINE_BYTES_MAX));
+    let large = receive(zeros(offload::INLINE_BYTES_MAX + 1)).await.unwrap();
+    assert!(large.unpack_bytes() > offload::INLINE_BYTES_MAX);
+    assert_eq!(large.unpack().unwrap().len(), offload::INLINE_BYTES_MAX + 1);
+}
