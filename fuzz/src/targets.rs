@@ -16,9 +16,11 @@ pub type Target = fn(&[u8]);
 
 /// All of them, by name.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("authority", authority),
     ("binary_tensor", binary_tensor),
     ("bytes_elements", bytes_elements),
     ("config_pbtxt", config_pbtxt),
+    ("grpc_infer", grpc_infer),
     ("rehearsal_verdict", rehearsal_verdict),
     ("rest_json", rest_json),
     ("settings_toml", settings_toml),
@@ -32,6 +34,16 @@ pub fn rest_json(data: &[u8]) {
 /// An inference request with binary tensors behind its JSON; the first two bytes say where they begin.
 pub fn binary_tensor(data: &[u8]) {
     diolkos_server::fuzz::fuzz_binary(data);
+}
+
+/// A gRPC inference request.
+pub fn grpc_infer(data: &[u8]) {
+    diolkos_server::fuzz::fuzz_grpc_infer(data);
+}
+
+/// The bytes of an HTTP/2 connection on a unix socket, behind one that says where they are cut.
+pub fn authority(data: &[u8]) {
+    diolkos_server::fuzz::fuzz_authority(data);
 }
 
 /// A model's `config.pbtxt`. The two ways to read it agree on whether it is usable.

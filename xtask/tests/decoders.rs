@@ -241,3 +241,13 @@ fn rest_json() {
 fn settings_toml() {
     drive("settings_toml");
 }
+
+#[test]
+fn grpc_infer() {
+    drive("grpc_infer");
+}
+
+#[test]
+fn authority() {
+    drive("authority");
+}

@@ -37,6 +37,17 @@ pub fn fuzz_binary(bytes: &[u8]) {
     }
 }
 
+/// A gRPC inference request, as its message comes.
+pub fn fuzz_grpc_infer(bytes: &[u8]) {
+    crate::grpc::fuzz_infer(bytes);
+}
+
+/// The bytes of an HTTP/2 connection on a unix socket. The first byte says where they are cut in two.
+pub fn fuzz_authority(bytes: &[u8]) {
+    let Some((cut, bytes)) = bytes.split_first() else { return };
+    crate::listen::fuzz_authority(bytes, usize::from(*cut).min(bytes.len()));
+}
+
 /// What holds for every decoded request: its payload is no larger than what came can be.
 fn check(decoded: &Decoded, body_bytes: usize) {
     let payload: usize = decoded.call.inputs.iter().map(|input| input.tensor.data.len()).sum();

@@ -38,3 +38,17 @@ mod service;
 mod stream;
 
 pub(crate) use dispatch::routes;
+
+/// For `fuzz`: what passes the scan is decoded and converted as a call is, and nothing of it panics.
+pub(crate) fn fuzz_infer(bytes: &[u8]) {
+    let scanned = scan::infer_request(bytes, &limits::BOUNDS);
+    let decoded = <pb::ModelInferRequest as prost::Message>::decode(bytes);
+    if scanned.is_ok()
+        && let Ok(message) = decoded
+    {
+        let payload = request::payload_bytes(&message);
+        assert!(payload <= bytes.len() * 8, "{payload} bytes of payload from {}", bytes.len());
+        // A refusal is as good as a call.
+        let _ = request::to_call(message, None);
+    }
+}

@@ -46,3 +46,15 @@ pub(crate) use conn::{Rim, Stop};
 pub(crate) use listener::Listener;
 pub(crate) use peer::{Peer, Transport};
 pub(crate) use refuse::Refusal;
+
+/// For `fuzz`: lengths stay, only `-` is written, and it does not matter how the bytes are cut.
+pub(crate) fn fuzz_authority(bytes: &[u8], cut: usize) {
+    let (mut whole, mut parts) = (bytes.to_vec(), bytes.to_vec());
+    authority::AuthorityFilter::new().pass(&mut whole);
+    let mut filter = authority::AuthorityFilter::new();
+    let (head, tail) = parts.split_at_mut(cut);
+    filter.pass(head);
+    filter.pass(tail);
+    assert_eq!(whole, parts, "a cut at {cut} changed what was replaced");
+    assert!(bytes.iter().zip(&whole).all(|(before, after)| before == after || *after == b'-'));
+}
