@@ -33,6 +33,7 @@ mod guard;
 mod limits;
 mod memory;
 mod model;
+mod nan;
 mod ops;
 mod plan;
 mod proto;

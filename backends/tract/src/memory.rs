@@ -38,8 +38,9 @@ pub(crate) struct Memory {
     inputs: Vec<Vec<TDim>>,
     sizes: Vec<Size>,
     steps: Vec<Step>,
-    /// Plans that run inside a step: everything they make, as if alive at once.
-    inner: Vec<Size>,
+    /// What is counted as if alive all the time: everything that plans inside a step make, and outputs
+    /// that are constants, which no step makes.
+    throughout: Vec<Size>,
     /// The answer, if no symbol takes part.
     constant: Option<u64>,
 }
@@ -52,7 +53,7 @@ impl Memory {
             inputs: Vec::new(),
             sizes: Vec::new(),
             steps: Vec::new(),
-            inner: Vec::new(),
+            throughout: Vec::new(),
             constant: None,
         };
         for &outlet in graph.input_outlets().ok()? {
@@ -80,6 +81,9 @@ impl Memory {
                 memory.add_inner(&scan.plan)?;
             }
         }
+        for &output in graph.outputs.iter().filter(|output| graph.node(output.node).op_is::<Const>()) {
+            memory.throughout.push(size(graph.outlet_fact(output).ok()?)?);
+        }
         memory.constant = memory.peak(&Lengths::default());
         Some(memory)
     }
@@ -92,7 +96,7 @@ impl Memory {
                 return None;
             }
             for output in &node.outputs {
-                self.inner.push(size(&output.fact)?);
+                self.throughout.push(size(&output.fact)?);
             }
         }
         Some(())
@@ -125,7 +129,7 @@ impl Memory {
                 .try_fold(plain, |sum, dim| sum.checked_add(u64::try_from(lengths.eval(dim)?.max(0)).ok()?))
         };
         let sizes: Vec<u64> = self.sizes.iter().map(bytes).collect::<Option<_>>()?;
-        let inner = self.inner.iter().map(bytes).try_fold(0u64, |sum, b| sum.checked_add(b?))?;
+        let throughout = self.throughout.iter().map(bytes).try_fold(0u64, |sum, b| sum.checked_add(b?))?;
         let (mut alive, mut peak) = (0u64, 0u64);
         for step in &self.steps {
             for &made in &step.makes {
@@ -136,7 +140,7 @@ impl Memory {
                 alive -= sizes[freed];
             }
         }
-        peak.checked_add(inner)
+        peak.checked_add(throughout)
     }
 }
 

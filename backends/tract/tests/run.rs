@@ -148,6 +148,19 @@ fn predicts_memory_by_what_is_alive_at_once() {
 }
 
 #[test]
+fn predicts_the_memory_of_outputs_that_no_step_makes() {
+    let graph = model(
+        vec![node("Identity", &["c"], &["y"])],
+        vec![],
+        vec![port("y", Onnx::Float, None)],
+        vec![floats("c", &[1000], &[0.5; 1000])],
+    );
+    let operation = load(&graph).unwrap();
+    assert!(operation.peak_bytes(&[], 0).unwrap() >= 4000);
+    assert_eq!(values(&run(&*operation, vec![]).unwrap()[0]), [0.5; 1000]);
+}
+
+#[test]
 fn cancelled_work_does_not_run() {
     let operation = load(&chain(3)).unwrap();
     let flag = CancelFlag::new();

@@ -65,6 +65,17 @@ pub fn int(mut node: NodeProto, name: &str, value: i64) -> NodeProto {
     node
 }
 
+pub fn ints(mut node: NodeProto, name: &str, values: &[i64]) -> NodeProto {
+    let attribute = AttributeProto {
+        name: name.into(),
+        r#type: AttributeType::Ints as i32,
+        ints: values.to_vec(),
+        ..AttributeProto::default()
+    };
+    node.attribute.push(attribute);
+    node
+}
+
 pub fn floats(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
     TensorProto {
         name: name.into(),
