@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The control device: one thread that loads and unloads models, so that no request path ever does.
 //!
-//! Requests for a model that is not loaded yet park here. The first of them queues one load; when that
-//! ended, all of them go on (or are told why they can't).
+//! Requests for a model that is not loaded yet park here, and so does whoever only wants to know what the
+//! model is. The first of them queues one load; when that ended, all of them go on (or are told why they can't).
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -66,6 +66,8 @@ pub enum ControlReply {
 
 type Done = Box<dyn FnOnce(Result<ControlReply, Status>) + Send>;
 
+type Warmed = Box<dyn FnOnce(Result<(), Status>) + Send>;
+
 /// A request that waits for its model to be loaded.
 pub(crate) struct Parked {
     pub(crate) opened: Opened,
@@ -73,6 +75,30 @@ pub(crate) struct Parked {
     pub(crate) obligation: Obligation,
     /// Pays for the payload while it waits.
     pub(crate) memory: Reservation,
+}
+
+/// Who waits for a model to be loaded.
+enum Waiting {
+    /// A request that runs on it.
+    Request(Box<Parked>),
+    /// Somebody who wants to be told.
+    Call(Warmed),
+}
+
+impl Waiting {
+    fn request(&self) -> Option<&Parked> {
+        match self {
+            Waiting::Request(parked) => Some(parked),
+            Waiting::Call(_) => None,
+        }
+    }
+
+    fn refuse(self, status: Status) {
+        match self {
+            Waiting::Request(parked) => parked.obligation.refuse(status),
+            Waiting::Call(warmed) => warmed(Err(status)),
+        }
+    }
 }
 
 enum Task {
@@ -99,7 +125,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     queue: VecDeque<Task>,
-    parked: HashMap<String, Vec<Parked>>,
+    parked: HashMap<String, Vec<Waiting>>,
     parked_count: usize,
     stopping: bool,
 }
@@ -114,17 +140,18 @@ impl Shared {
 impl State {
     /// Takes out the parked requests that `which` picks. A model that nobody waits for any more stays in
     /// the table, because its load is queued.
-    fn take_parked(&mut self, mut which: impl FnMut(&Parked) -> bool) -> Vec<Parked> {
+    fn take_parked(&mut self, which: impl Fn(&Parked) -> bool) -> Vec<Waiting> {
         let mut taken = Vec::new();
         for waiting in self.parked.values_mut() {
-            taken.extend(waiting.extract_if(.., |parked| which(parked)));
+            taken.extend(waiting.extract_if(.., |waiting| waiting.request().is_some_and(&which)));
         }
         self.parked_count -= taken.len();
         taken
     }
 
     fn first_deadline(&self) -> Option<Instant> {
-        self.parked.values().flatten().filter_map(|parked| parked.request.deadline).min()
+        let requests = self.parked.values().flatten().filter_map(Waiting::request);
+        requests.filter_map(|parked| parked.request.deadline).min()
     }
 }
 
@@ -159,24 +186,33 @@ impl Control {
 
     /// Holds a request until its model is loaded.
     pub(crate) fn park(&self, parked: Parked) {
+        let name = parked.opened.entry.name().to_owned();
+        self.wait_for(name, Waiting::Request(Box::new(parked)));
+    }
+
+    /// Tells when a model is loaded, or that it can't be.
+    pub(crate) fn warm(&self, name: String, warmed: Warmed) {
+        self.wait_for(name, Waiting::Call(warmed));
+    }
+
+    fn wait_for(&self, name: String, waiting: Waiting) {
         let mut state = self.shared.lock();
         if state.stopping {
             drop(state);
-            return parked.obligation.refuse(status::shutting_down());
+            return waiting.refuse(status::shutting_down());
         }
-        let name = parked.opened.entry.name().to_owned();
         let first = !state.parked.contains_key(&name);
         if state.parked_count >= limits::PARKED_MAX
             || (first && state.queue.len() >= limits::CONTROL_QUEUE_MAX)
         {
             drop(state);
-            return parked.obligation.refuse(status::too_many_parked(&name));
+            return waiting.refuse(status::too_many_parked(&name));
         }
         if first {
             state.queue.push_back(Task::Warm(name.clone()));
         }
         state.parked_count += 1;
-        state.parked.entry(name).or_default().push(parked);
+        state.parked.entry(name).or_default().push(waiting);
         if let Some(at) = state.first_deadline() {
             self.shared.alarm.set(at);
         }
@@ -193,7 +229,7 @@ impl Control {
         let cancelled = state.take_parked(|parked| parked.obligation.job == job);
         drop(state);
         for parked in cancelled {
-            parked.obligation.refuse(status::cancelled_while_waiting());
+            parked.refuse(status::cancelled_while_waiting());
         }
     }
 
@@ -207,7 +243,7 @@ impl Control {
         }
         drop(state);
         for parked in late {
-            parked.obligation.refuse(status::late_while_waiting());
+            parked.refuse(status::late_while_waiting());
         }
     }
 
@@ -259,8 +295,8 @@ fn refuse_all(rest: State, guard: MutexGuard<'_, State>) {
     guard.stopping = true;
     drop(guard);
     rest.queue.into_iter().for_each(refuse);
-    for parked in rest.parked.into_values().flatten() {
-        parked.obligation.refuse(status::shutting_down());
+    for waiting in rest.parked.into_values().flatten() {
+        waiting.refuse(status::shutting_down());
     }
 }
 
@@ -287,8 +323,11 @@ fn carry_out(shared: &Shared, engine: &EngineInner, task: Task) {
             let waiting = state.parked.remove(&name).unwrap_or_default();
             state.parked_count -= waiting.len();
             drop(state);
-            for parked in waiting {
-                engine.submit_parked(parked, loaded.as_ref().err());
+            for waiting in waiting {
+                match waiting {
+                    Waiting::Request(parked) => engine.submit_parked(*parked, loaded.as_ref().err()),
+                    Waiting::Call(warmed) => warmed(loaded.as_ref().map(drop).map_err(Status::clone)),
+                }
             }
         }
     }

@@ -165,6 +165,12 @@ impl Engine {
         self.inner.control.submit(request, Box::new(done));
     }
 
+    /// Loads an installed model that is not loaded. However many ask, and however many requests wait for it,
+    /// it is loaded once. `done` is called once, from the control thread or, when too many wait, from this one.
+    pub fn warm(&self, name: &str, done: impl FnOnce(Result<(), Status>) + Send + 'static) {
+        self.inner.control.warm(name.to_owned(), Box::new(done));
+    }
+
     /// [`Engine::control`], waiting for the end. Not for async tasks.
     pub fn control_and_wait(&self, request: ControlRequest) -> Result<ControlReply, Status> {
         let (send, receive) = std::sync::mpsc::sync_channel(1);

@@ -74,6 +74,30 @@ fn many_first_requests_cause_one_load() {
 }
 
 #[test]
+fn whoever_only_asks_what_the_model_is_causes_no_load_of_his_own() {
+    let gate = Gate::new();
+    let loads = Plan::always(LoadFault::Hold(gate.clone()));
+    let (engine, _dir) = lazy_engine(&loads);
+    let session = session(&engine);
+    let handle = session.open("lazy", None).unwrap();
+    let (send, receive) = channel();
+    let (send_warm, warm) = channel();
+    for _ in 0..50 {
+        let tell = send_warm.clone();
+        engine.warm("lazy", move |result| tell.send(result).unwrap());
+        let _ticket = submit(&session, request(handle), &send);
+    }
+    gate.wait_for_arrivals(1);
+    assert!(warm.try_recv().is_err(), "nobody is told before the model is there");
+    gate.open();
+    for _ in 0..50 {
+        assert_eq!(warm.recv().unwrap(), Ok(()));
+        assert_eq!(next_code(&receive), Ok(()));
+    }
+    assert_eq!(loads.begun(), 1);
+}
+
+#[test]
 fn a_load_that_fails_tells_everybody_who_waited_and_may_be_tried_again() {
     let gate = Gate::new();
     let loads = Plan::script(vec![LoadFault::Hold(gate.clone())], LoadFault::None);
@@ -85,10 +109,13 @@ fn a_load_that_fails_tells_everybody_who_waited_and_may_be_tried_again() {
     for _ in 0..3 {
         let _ticket = submit(&session, request(handle), &send);
     }
+    let (send_warm, warm) = channel();
+    engine.warm("lazy", move |result| send_warm.send(result).unwrap());
     gate.open();
     for _ in 0..3 {
         assert_eq!(next_code(&receive), Err(Code::Unavailable));
     }
+    assert_eq!(warm.recv().unwrap().unwrap_err().code(), Code::InvalidArgument, "why it could not be loaded");
     std::fs::write(dir.path().join("lazy.null"), MODEL).unwrap();
     let reply = engine.control_and_wait(ControlRequest::Load { name: "lazy".into() }).unwrap();
     assert!(matches!(reply, ControlReply::Loaded(_)));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use diolkos_engine::store::config::VersionPolicy;
 use diolkos_engine::store::{BindError, LoadedVersion};
-use diolkos_engine::{ControlRequest, Engine, Session};
+use diolkos_engine::{Engine, Session};
 use diolkos_types::{DataType, Status, TensorSpec};
 use tokio::sync::oneshot;
 
@@ -109,7 +109,7 @@ pub(crate) async fn bound(
     };
     if cold() {
         let (send, receive) = oneshot::channel();
-        engine.control(ControlRequest::Load { name: name.to_owned() }, move |result| {
+        engine.warm(name, move |result| {
             // The receiver is gone if the caller is.
             let _ = send.send(result);
         });
