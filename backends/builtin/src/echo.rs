@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `echo`: answers with its input, of any type and shape.
 //!
-//! Private contiguous memory is handed back as it is. Anything else is copied once: shared memory must not
-//! be handed on as an answer, because whoever owns it could change the answer afterwards.
+//! Private memory is handed back as it is, in as many pieces as it came. Shared memory is copied once: it must
+//! not be handed on as an answer, because whoever owns it could change the answer afterwards.
 
-use diolkos_backend::{Operation, RunError, Work};
+use diolkos_backend::{Buffer, Operation, RunError, Work};
 use diolkos_types::{DataType, Shape, Signature, TensorSpec};
 
 /// See the module.
@@ -57,7 +57,7 @@ impl Operation for Echo {
         }
         let bytes = input.data.len();
         work.check_room(&self.signature, 0, bytes)?;
-        let data = input.data.to_private();
+        let data: Buffer = input.data.to_private_pieces().collect();
         work.compute_begins();
         work.compute_ends();
         work.output(&self.signature, 0, input.data_type, input.shape, bytes)?.give(data);
@@ -67,8 +67,8 @@ impl Operation for Echo {
 
 #[cfg(test)]
 mod tests {
+    use diolkos_backend::Tensor;
     use diolkos_backend::conformance::run_once;
-    use diolkos_backend::{Buffer, Tensor};
     use proptest::prelude::*;
 
     use super::*;
@@ -86,6 +86,10 @@ mod tests {
         let data = Buffer::from(vec![1, 2, 3]);
         let address = data.as_slice().unwrap().as_ptr();
         assert_eq!(echo(data).as_slice().unwrap().as_ptr(), address);
+        let pieces = [vec![1, 2], vec![3]].map(Buffer::from);
+        let echoed = echo(Buffer::concat(&pieces).unwrap());
+        let given: Vec<_> = echoed.to_private_pieces().map(|piece| piece.as_ptr()).collect();
+        assert_eq!(given, pieces.map(|piece| piece.as_slice().unwrap().as_ptr()));
     }
 
     proptest! {

@@ -159,6 +159,34 @@ impl Buffer {
             }
         }
     }
+
+    /// The payload in private memory, piece by piece: private pieces as they are, others copied.
+    pub fn to_private_pieces(&self) -> impl Iterator<Item = Bytes> + '_ {
+        self.extents().iter().map(|extent| match extent {
+            Extent::Private(bytes) => bytes.clone(),
+            Extent::Shared { .. } => {
+                let mut copy = vec![0; extent.len()];
+                extent.copy_to(&mut copy);
+                copy.into()
+            }
+        })
+    }
+}
+
+/// The pieces one behind the other, without copying them.
+///
+/// # Panics
+///
+/// If the length overflows, which takes more pieces of one memory than anybody has reason to name.
+impl FromIterator<Bytes> for Buffer {
+    fn from_iter<T: IntoIterator<Item = Bytes>>(pieces: T) -> Buffer {
+        let mut pieces = pieces.into_iter();
+        let (Some(first), second) = (pieces.next(), pieces.next()) else { return Buffer::empty() };
+        let Some(second) = second else { return first.into() };
+        let extents: Arc<[Extent]> = [first, second].into_iter().chain(pieces).map(Extent::Private).collect();
+        let len = extents.iter().try_fold(0usize, |sum, extent| sum.checked_add(extent.len()));
+        Buffer { extents: Extents::Many(extents), len: len.expect("the length of all pieces overflows") }
+    }
 }
 
 impl From<Bytes> for Buffer {
@@ -215,5 +243,12 @@ mod tests {
         assert!(joined.as_slice().is_none());
         assert_eq!(&joined.to_private()[..], &[1, 2, 7, 7]);
         assert_eq!(Buffer::concat(&[]).unwrap().len(), 0);
+        let pieces: Vec<Bytes> = joined.to_private_pieces().collect();
+        assert_eq!(pieces, [&[1, 2][..], &[], &[7, 7]]);
+        assert_eq!(pieces[0].as_ptr(), parts[0].as_slice().unwrap().as_ptr());
+        let again: Buffer = pieces.iter().cloned().collect();
+        assert_eq!(&again.to_private()[..], &[1, 2, 7, 7]);
+        let one: Buffer = pieces.into_iter().take(1).collect();
+        assert_eq!((one.as_slice(), Buffer::from_iter([]).len()), (Some(&[1, 2][..]), 0));
     }
 }

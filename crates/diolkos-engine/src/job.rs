@@ -245,7 +245,8 @@ impl AsRef<[u8]> for Charged {
 
 impl Charged {
     fn wrap(data: &Buffer, memory: &Arc<Reservation>) -> Buffer {
-        Bytes::from_owner(Charged { payload: data.to_private(), _memory: memory.clone() }).into()
+        let pieces = data.to_private_pieces();
+        pieces.map(|payload| Bytes::from_owner(Charged { payload, _memory: memory.clone() })).collect()
     }
 }
 

@@ -20,13 +20,37 @@ use diolkos_engine::{Engine, Session};
 use diolkos_types::{Status, TenantId};
 
 use crate::listen::Peer;
+use crate::oip::offload::OwnTurn;
 use crate::settings::Settings;
+
+/// A client's session, and what the rim keeps for it.
+#[derive(Debug)]
+pub(crate) struct ClientSession {
+    engine: Session,
+    /// Its turn at what takes long.
+    pub(crate) turn: OwnTurn,
+}
+
+impl ClientSession {
+    /// Around a session of the engine.
+    pub(crate) fn new(engine: Session) -> Arc<ClientSession> {
+        Arc::new(ClientSession { engine, turn: OwnTurn::default() })
+    }
+}
+
+impl std::ops::Deref for ClientSession {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.engine
+    }
+}
 
 /// What every request carries in its extensions: whose it is.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionContext {
     /// The session that the connection belongs to.
-    pub(crate) session: Arc<Session>,
+    pub(crate) session: Arc<ClientSession>,
     /// What the transport proved about the other side.
     pub(crate) peer: Peer,
 }
@@ -70,7 +94,7 @@ pub(crate) struct SessionPool {
 
 #[derive(Debug)]
 struct Entry {
-    session: Arc<Session>,
+    session: Arc<ClientSession>,
     connections: usize,
     /// Counts how often the last connection closed, so that an old linger does not end a newer one early.
     closings: u64,
@@ -91,7 +115,7 @@ impl SessionPool {
     ) -> Result<SessionLease, Status> {
         let tenant = tenant_of(peer, settings);
         let Some(process) = Process::of(peer) else {
-            let session = Arc::new(engine.open_session(&tenant)?);
+            let session = ClientSession::new(engine.open_session(&tenant)?);
             return Ok(SessionLease { session, shared: None });
         };
         let key = (tenant, process);
@@ -102,7 +126,7 @@ impl SessionPool {
                 entry.session.clone()
             }
             None => {
-                let session = Arc::new(engine.open_session(&key.0)?);
+                let session = ClientSession::new(engine.open_session(&key.0)?);
                 shared.insert(key.clone(), Entry { session: session.clone(), connections: 1, closings: 0 });
                 session
             }
@@ -146,7 +170,7 @@ impl SessionPool {
 /// A connection's hold on its session.
 #[derive(Debug)]
 pub(crate) struct SessionLease {
-    session: Arc<Session>,
+    session: Arc<ClientSession>,
     shared: Option<Shared>,
 }
 
@@ -159,7 +183,7 @@ struct Shared {
 
 impl SessionLease {
     /// The session.
-    pub(crate) fn session(&self) -> &Arc<Session> {
+    pub(crate) fn session(&self) -> &Arc<ClientSession> {
         &self.session
     }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! An [`InferReply`] as a `ModelInferResponse`. Outputs are always raw, and their payloads are moved.
+//! An [`InferReply`] as a `ModelInferResponse`. Outputs are always raw, and their payloads are
+//! moved where they lie in one piece.
 
 use std::collections::HashMap;
 
@@ -34,7 +35,7 @@ pub(crate) fn to_response(reply: InferReply) -> ModelInferResponse {
             parameters: HashMap::new(),
             contents: None,
         });
-        payloads.push(data);
+        payloads.push(data.to_private());
     }
     ModelInferResponse {
         model_name: model,

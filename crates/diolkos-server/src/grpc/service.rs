@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use diolkos_engine::Session;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
@@ -22,7 +21,7 @@ use super::{admin, error, response};
 use crate::app::App;
 use crate::listen::Stop;
 use crate::oip::{metadata, parse_version, repository, statistics};
-use crate::sessions::ConnectionContext;
+use crate::sessions::{ClientSession, ConnectionContext};
 
 /// Answers every call; shared by all connections.
 pub(crate) struct InferenceService {
@@ -38,7 +37,7 @@ impl InferenceService {
 
 type Answer<T> = Result<Response<T>, Status>;
 
-fn session_of<T>(request: &Request<T>) -> Result<Arc<Session>, Status> {
+fn session_of<T>(request: &Request<T>) -> Result<Arc<ClientSession>, Status> {
     let context = request.extensions().get::<ConnectionContext>();
     context
         .map(|context| context.session.clone())

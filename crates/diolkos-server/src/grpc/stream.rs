@@ -19,7 +19,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use diolkos_engine::Session;
 use diolkos_types::{Code, Status};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -35,15 +34,16 @@ use super::response::{self, Asked};
 use super::{error, request};
 use crate::listen::Stop;
 use crate::oip::{InferReply, infer, offload};
+use crate::sessions::ClientSession;
 
 /// One inference, from message to reply.
 pub(crate) async fn infer_one(
-    session: &Session,
+    session: &ClientSession,
     message: ModelInferRequest,
     deadline: Option<CallDeadline>,
 ) -> Result<InferReply, Status> {
     let typed = request::typed_bytes(&message);
-    let call = offload::run(typed, move || request::to_call(message, deadline)).await?;
+    let call = offload::run(&session.turn, typed, move || request::to_call(message, deadline)).await?;
     infer(session, call).await
 }
 
@@ -70,7 +70,7 @@ enum Requests {
 
 /// The answers of one call.
 pub(crate) struct InferStream {
-    session: Arc<Session>,
+    session: Arc<ClientSession>,
     requests: Requests,
     in_flight: VecDeque<InFlight>,
     bytes: usize,
@@ -83,7 +83,7 @@ pub(crate) struct InferStream {
 impl InferStream {
     /// Answers `requests` until the client ends them, the deadline passes, or the daemon drains.
     pub(crate) fn new(
-        session: Arc<Session>,
+        session: Arc<ClientSession>,
         requests: Streaming<ModelInferRequest>,
         deadline: Option<CallDeadline>,
         mut stop: watch::Receiver<Stop>,

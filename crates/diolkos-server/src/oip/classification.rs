@@ -65,8 +65,9 @@ fn classify_rows<'a>(
         ));
     }
     let mut payload = Vec::new();
+    let values = tensor.data.to_private();
     for row in 0..rows {
-        let row = &tensor.data[row * row_elements * width..][..row_elements * width];
+        let row = &values[row * row_elements * width..][..row_elements * width];
         push_row(&mut payload, row, tensor.data_type, count, &label);
     }
     let dims = [rows as u64, count as u64];
@@ -231,7 +232,8 @@ mod tests {
         let labels = ["zero", "one"];
         classify_rows(&mut tensor, count, batched, |index| labels.get(index).copied()).unwrap();
         assert_eq!(tensor.data_type, DataType::Bytes);
-        let text = BytesElements::new(&tensor.data).map(|e| String::from_utf8(e.unwrap().to_vec()).unwrap());
+        let payload = tensor.data.to_private();
+        let text = BytesElements::new(&payload).map(|e| String::from_utf8(e.unwrap().to_vec()).unwrap());
         (tensor.shape.to_string(), text.collect())
     }
 
@@ -280,7 +282,7 @@ mod tests {
                 DataType::Bool | DataType::Bytes => {
                     assert!(result.unwrap_err().message().contains("`y`"), "{data_type}");
                 }
-                _ => assert_eq!(tensor.data[4..], *b"0:0", "{data_type}"),
+                _ => assert_eq!(tensor.data.to_private()[4..], *b"0:0", "{data_type}"),
             }
         }
         let (_, best) = classified(

@@ -9,12 +9,13 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use diolkos_engine::{NamedTensor, Outputs, Reply, Request, Session, Ticket, Timing};
+use diolkos_backend::Buffer;
+use diolkos_engine::{NamedTensor, Outputs, Reply, Request, Ticket, Timing};
 use diolkos_types::{Code, DataType, JobId, Params, Shape, Status};
 use tokio::sync::oneshot;
 
 use super::{classification, offload, params};
+use crate::sessions::ClientSession;
 
 /// What a front asks for.
 #[derive(Debug)]
@@ -56,7 +57,7 @@ pub(crate) struct ReplyTensor {
     /// Dimensions.
     pub(crate) shape: Shape,
     /// Row-major, little-endian elements.
-    pub(crate) data: Bytes,
+    pub(crate) data: Buffer,
 }
 
 /// What came out.
@@ -88,7 +89,7 @@ impl Drop for CancelUnlessEnded {
 }
 
 /// Runs one inference. Dropping the future cancels it.
-pub(crate) async fn infer(session: &Session, call: InferCall) -> Result<InferReply, Status> {
+pub(crate) async fn infer(session: &ClientSession, call: InferCall) -> Result<InferReply, Status> {
     let InferCall { model, version, id, params, priority, timeout_us, inputs, outputs } = call;
     let wishes = outputs.filter(|wishes| !wishes.is_empty());
     let handle = session.open(&model, version)?;
@@ -117,19 +118,23 @@ pub(crate) async fn infer(session: &Session, call: InferCall) -> Result<InferRep
     })?;
     let outputs = result?;
     let version = outputs.version.version;
-    let outputs = finish(outputs, wishes).await?;
+    let outputs = finish(&session.turn, outputs, wishes).await?;
     Ok(InferReply { model, version, id, outputs, timing, job })
 }
 
 /// The outputs as bytes that the front can send, classified where that was asked for.
-async fn finish(outputs: Outputs, wishes: Option<Vec<OutputWish>>) -> Result<Vec<ReplyTensor>, Status> {
+async fn finish(
+    turn: &offload::OwnTurn,
+    outputs: Outputs,
+    wishes: Option<Vec<OutputWish>>,
+) -> Result<Vec<ReplyTensor>, Status> {
     let mut tensors: Vec<ReplyTensor> = outputs
         .named()
         .map(|(name, tensor)| ReplyTensor {
             name: name.into(),
             data_type: tensor.data_type,
             shape: tensor.shape,
-            data: tensor.data.to_private(),
+            data: tensor.data.clone(),
         })
         .collect();
     let Some(wishes) = wishes else { return Ok(tensors) };
@@ -137,7 +142,7 @@ async fn finish(outputs: Outputs, wishes: Option<Vec<OutputWish>>) -> Result<Vec
         return Ok(tensors);
     }
     let bytes = tensors.iter().map(|tensor| tensor.data.len()).sum();
-    offload::run(bytes, move || {
+    offload::run(turn, bytes, move || {
         // The engine gives outputs in the order of the wishes.
         for (tensor, wish) in tensors.iter_mut().zip(&wishes) {
             if let Some(count) = wish.classification {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! [`InferReply`] → response body: JSON, with the tensors that are wanted so in binary form behind it.
 //!
-//! Binary tensors are handed on as they are, one chunk each; only JSON is written.
+//! Binary tensors are handed on as they are, in the pieces that they lie in; only JSON is written.
 
 use bytes::Bytes;
 use diolkos_types::{BytesElements, DataType, Status};
@@ -69,11 +69,11 @@ fn push_tensor(
         json.extend_from_slice(
             format!(",\"parameters\":{{\"binary_data_size\":{}}}}}", output.data.len()).as_bytes(),
         );
-        binary.push(output.data);
+        binary.extend(output.data.to_private_pieces());
         return Ok(());
     }
     json.extend_from_slice(b",\"data\":");
-    push_values(json, &output.name, output.data_type, &output.data)?;
+    push_values(json, &output.name, output.data_type, &output.data.to_private())?;
     json.push(b'}');
     Ok(())
 }

@@ -6,20 +6,19 @@ use std::sync::Arc;
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::request::Parts;
 use axum::response::IntoResponse;
-use diolkos_engine::Session;
 use diolkos_types::{Code, Status};
 
 use super::error::HttpError;
 use super::reply;
 use crate::oip;
-use crate::sessions::ConnectionContext;
+use crate::sessions::{ClientSession, ConnectionContext};
 
 /// The model in the path, its version if that names one, and the session of the connection.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) model: String,
     pub(super) version: Option<u64>,
-    pub(super) session: Arc<Session>,
+    pub(super) session: Arc<ClientSession>,
 }
 
 /// A request that no handler gets to see.
@@ -51,7 +50,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
 }
 
 /// Whose a request is.
-pub(super) struct Caller(pub(super) Arc<Session>);
+pub(super) struct Caller(pub(super) Arc<ClientSession>);
 
 impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = Rejected;
@@ -61,7 +60,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     }
 }
 
-fn session_of(parts: &Parts) -> Result<Arc<Session>, Rejected> {
+fn session_of(parts: &Parts) -> Result<Arc<ClientSession>, Rejected> {
     let context = parts.extensions.get::<ConnectionContext>();
     context.map(|context| context.session.clone()).ok_or_else(|| {
         // Our mistake: `listen` puts it into every request.

@@ -35,8 +35,9 @@ async fn try_infer(app: &App, target: Target, request: Request) -> Result<Respon
     let timing = done.timing;
     let as_text = encode::json_payload_bytes(&done, &form);
     check_text(as_text, app.settings().limits.body_bytes_max.get())?;
-    let encoded = offload::run(as_text.saturating_mul(4), move || encode::encode(done, &form)).await?;
-    let mut reply = reply::inference(encoded, encoding).await?;
+    let encode = move || encode::encode(done, &form);
+    let encoded = offload::run(&session.turn, as_text.saturating_mul(4), encode).await?;
+    let mut reply = reply::inference(&session.turn, encoded, encoding).await?;
     diolkos::tell_timing(&mut reply, &timing);
     Ok(reply)
 }
@@ -55,10 +56,10 @@ fn check_text(bytes: usize, bytes_max: u64) -> Result<(), Status> {
 }
 
 async fn decode_json(target: Target, packed: Packed, json_bytes: Option<usize>) -> Result<Decoded, Status> {
-    let Target { model, version, .. } = target;
+    let Target { model, version, session } = target;
     let json = json_bytes.unwrap_or(packed.len());
     // Unpacking and decoding take one turn, so that no more unpacked bodies wait than have a turn.
-    offload::run(packed.unpack_bytes().max(json), move || {
+    offload::run(&session.turn, packed.unpack_bytes().max(json), move || {
         decode::decode(packed.unpack()?, json_bytes, model, version)
     })
     .await
@@ -67,7 +68,7 @@ async fn decode_json(target: Target, packed: Packed, json_bytes: Option<usize>) 
 async fn decode_raw(app: &App, target: Target, packed: Packed) -> Result<Decoded, Status> {
     let Target { model, version, session } = target;
     let bound = metadata::bound(&app.engine, &session, &model, version).await?;
-    offload::run(packed.unpack_bytes(), move || {
+    offload::run(&session.turn, packed.unpack_bytes(), move || {
         let batched = metadata::max_batch_size(&bound) > 0;
         decode::raw::decode(packed.unpack()?, &bound.signature, batched, model, version)
     })

@@ -18,7 +18,7 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use super::body::Encoding;
 use super::encode::{Encoded, push_string};
 use super::error::HttpError;
-use crate::oip::offload;
+use crate::oip::offload::{self, OwnTurn};
 
 /// Says where the JSON ends and the tensors begin, in requests and responses.
 pub(crate) const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -47,6 +47,7 @@ pub(crate) fn error(error: HttpError) -> Response<Body> {
 
 /// The response to an inference.
 pub(crate) async fn inference(
+    turn: &OwnTurn,
     encoded: Encoded,
     encoding: Option<Encoding>,
 ) -> Result<Response<Body>, Status> {
@@ -55,7 +56,7 @@ pub(crate) async fn inference(
     let encoding = encoding.filter(|_| size >= PACK_BYTES_MIN);
     if let Some(encoding) = encoding {
         // Packing costs about what writing ten times as much JSON does.
-        let packed = offload::run(size.saturating_mul(10), move || pack(encoding, &chunks)).await?;
+        let packed = offload::run(turn, size.saturating_mul(10), move || pack(encoding, &chunks)).await?;
         chunks = vec![packed];
     }
     let mut response = respond(StatusCode::OK, if json_bytes.is_some() { BINARY } else { JSON }, chunks);
@@ -185,7 +186,7 @@ mod tests {
         let tensor = Bytes::from(vec![7; 5000]);
         let encoded =
             Encoded { json_bytes: Some(2), chunks: vec!["{}".into(), Bytes::new(), tensor.clone()] };
-        let mut response = inference(encoded, None).await.unwrap();
+        let mut response = inference(&OwnTurn::default(), encoded, None).await.unwrap();
         assert_eq!(response.headers()[JSON_LENGTH], "2");
         assert_eq!(response.body().size_hint().exact(), Some(5002));
         let body = response.body_mut();

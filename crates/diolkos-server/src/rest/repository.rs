@@ -17,8 +17,9 @@ use super::error::HttpError;
 use super::extract::{Caller, Target};
 use super::{answer, base64, ok};
 use crate::app::App;
+use crate::oip::offload::{self, OwnTurn};
+use crate::oip::params;
 use crate::oip::repository::{self, LoadCall};
-use crate::oip::{offload, params};
 
 /// Prefix of the parameters that carry a file.
 const FILE: &str = "file:";
@@ -29,7 +30,7 @@ pub(super) async fn index(
     request: Request,
 ) -> Response<Body> {
     let listed = async {
-        let json = whole_body(&app, request).await?;
+        let json = whole_body(&app, &session.turn, request).await?;
         let IndexBody { ready } =
             if is_blank(&json) { IndexBody::default() } else { envelope::parse(&json)? };
         let rows = repository::index(&app.engine, &session, ready);
@@ -46,9 +47,9 @@ pub(super) async fn load(State(app): State<Arc<App>>, target: Target, request: R
     let loaded = async {
         let allowed = app.settings().models.client_load;
         repository::check_allowed(allowed)?;
-        let json = whole_body(&app, request).await?;
-        let Target { model, .. } = target;
-        let call = offload::run(json.len(), move || load_call(model, &json)).await?;
+        let Target { model, session, .. } = target;
+        let json = whole_body(&app, &session.turn, request).await?;
+        let call = offload::run(&session.turn, json.len(), move || load_call(model, &json)).await?;
         repository::load(&app.engine, allowed, call).await?;
         Ok(ok(&json!({})))
     };
@@ -59,7 +60,7 @@ pub(super) async fn unload(State(app): State<Arc<App>>, target: Target, request:
     let unloaded = async {
         let allowed = app.settings().models.client_load;
         repository::check_allowed(allowed)?;
-        let json = whole_body(&app, request).await?;
+        let json = whole_body(&app, &target.session.turn, request).await?;
         if !is_blank(&json) {
             let body: ParametersOnly<'_> = envelope::parse(&json)?;
             let params = to_params("the request", body.parameters)?;
@@ -74,10 +75,10 @@ pub(super) async fn unload(State(app): State<Arc<App>>, target: Target, request:
     answer(unloaded.await)
 }
 
-async fn whole_body(app: &App, request: Request) -> Result<Bytes, HttpError> {
+async fn whole_body(app: &App, turn: &OwnTurn, request: Request) -> Result<Bytes, HttpError> {
     let (parts, body) = request.into_parts();
     let packed = Packed::receive(&parts.headers, body, app.settings().limits.body_bytes_max.get()).await?;
-    let unpacked = offload::run(packed.unpack_bytes(), move || packed.unpack()).await?;
+    let unpacked = offload::run(turn, packed.unpack_bytes(), move || packed.unpack()).await?;
     Ok(unpacked.into_bytes())
 }
 

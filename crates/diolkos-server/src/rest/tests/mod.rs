@@ -22,7 +22,7 @@ use tower::ServiceExt as _;
 use super::*;
 use crate::app::Phase;
 use crate::listen::Peer;
-use crate::sessions::ConnectionContext;
+use crate::sessions::{ClientSession, ConnectionContext};
 use crate::settings::{Settings, Size};
 
 /// A daemon without sockets.
@@ -136,7 +136,7 @@ impl Front {
                 engine.control_and_wait(ControlRequest::Load { name: model.into() }).unwrap();
             }
         }
-        let session = Arc::new(engine.open_session(&TenantId::default()).unwrap());
+        let session = ClientSession::new(engine.open_session(&TenantId::default()).unwrap());
         let app = Arc::new(App::new(engine, options.settings));
         app.advance(Phase::Ready);
         let router = router(app.clone());
