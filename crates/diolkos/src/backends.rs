@@ -44,7 +44,9 @@ pub fn rehearser(limits: RehearsalLimits) -> ProcessRehearser {
         // Not its path: what lies there may have been replaced by another build since this one started.
         program: "/proc/self/exe".into(),
         args: vec!["rehearse".into()],
-        env: Vec::new(),
+        // The allocator sets address space aside a gigabyte at a time, which the limit on memory counts. What
+        // it sets aside before the limit is set would come on top, so here it takes small steps.
+        env: vec![("MIMALLOC_ARENA_RESERVE".into(), "32MiB".into())],
         limits,
     }
 }

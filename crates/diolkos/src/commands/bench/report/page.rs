@@ -356,7 +356,9 @@ fn connections(page: &mut Page, all: &[Connections]) {
 fn limits(page: &mut Page, notes: &[String]) {
     page.head("What this does not say");
     page.line("- Everything runs on one host. Over a network, the network's own latency comes on top of both sides and brings ratios closer to 1.");
-    page.line("- `echo` hands its input back without a copy, and so do both bare servers. What a model does with a tensor is in \"Real models\".");
+    page.line("- `echo` hands its input back in the pieces that it came in. So does the bare tonic server; the bare axum server joins");
+    page.line("  the pieces, as its `Bytes` does by itself: one copy that the daemon need not make. What a model does with a tensor is in");
+    page.line("  \"Real models\". All of them have the same allocator, that of the executable (docs/dependencies.md).");
     page.line("- Rates with one client are bound by waking processes up, which depends on the kernel and the hypervisor more than on any of the programs.");
     let mut text = String::new();
     for note in notes {
