@@ -25,7 +25,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "examples/digits"
 AFFINE = ROOT / "tests/data/affine.onnx"
-AFFINE_B = ROOT / "tests/data/affine_b.onnx"
+AFFINE_HEAVY = ROOT / "tests/data/affine_heavy.onnx"
+AFFINE_HEAVY_B = ROOT / "tests/data/affine_heavy_b.onnx"
 MODELS = Path(os.environ.get("DIOLKOS_TEST_MODELS") or ROOT.parent / "shared/models")
 
 # Only so that a daemon which never gets ready ends the test instead of hanging it.

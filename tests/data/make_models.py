@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the small ONNX models that tests load.
 
-    python make_models.py           affine.onnx and affine_b.onnx, next to this file (committed)
+    python make_models.py           affine*.onnx, next to this file (committed)
     python make_models.py --large   mlp_4x1024.onnx as well, about 17 MB (never committed)
     python make_models.py --check   run what is there and compare with numpy
 
-affine and affine_b have one signature, FP32 x[N,4] to y[N,4], and different constants, so that a
-test can swap one for the other under a running server and see which answered.
+All of them take FP32 x[N,4] and give y[N,4]. affine_heavy answers as affine does and affine_heavy_b by other
+constants, so that a test can swap one for the other under a running server and see which answered. Each
+keeps 4 MiB of constants while it is loaded, so that memory tells whether it was let go; their files are small,
+because they only describe the constants.
 """
 
 # Requirements: numpy==2.4.6 onnx==1.23.2, and onnxruntime==1.32.0 for --check.
@@ -22,7 +24,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 HERE = Path(__file__).resolve().parent
 LARGE = "mlp_4x1024"
-AFFINE = {"affine": (2.0, 1.0), "affine_b": (3.0, -1.0)}
+AFFINE = {"affine": (2.0, 1.0)}
+HEAVY = {"affine_heavy": (2.0, 1.0), "affine_heavy_b": (3.0, -1.0)}
+HEAVY_ELEMENTS = 1 << 20
 AFFINE_WIDTH = 4
 MLP_WIDTH = 1024
 MLP_LAYERS = 4
@@ -64,6 +68,29 @@ def write_affine(name):
     write(name, AFFINE_WIDTH, nodes, constants, f"y = {w} * x + {b}, element by element")
 
 
+def write_heavy(name):
+    """Each element's factor is looked up in a large table of equal ones, at a place that only the request
+    tells (it is always 0), so that no optimiser can take the table out."""
+    w, b = HEAVY[name]
+    nodes = [
+        helper.make_node(
+            "ConstantOfShape", ["length"], ["table"], name="table", value=numpy_helper.from_array(np.array([w], np.float32))
+        ),
+        helper.make_node("Mul", ["x", "zero"], ["zeros"], name="zeros"),
+        helper.make_node("Cast", ["zeros"], ["indices"], name="indices", to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "indices"], ["w"], name="w"),
+        helper.make_node("Mul", ["x", "w"], ["scaled"], name="mul"),
+        helper.make_node("Add", ["scaled", "b"], ["y"], name="add"),
+    ]
+    constants = {
+        "length": np.array([HEAVY_ELEMENTS], np.int64),
+        "zero": np.array([0], np.float32),
+        "b": np.array([b], np.float32),
+    }
+    doc_string = f"y = {w} * x + {b}, element by element, by a table of {HEAVY_ELEMENTS} elements"
+    write(name, AFFINE_WIDTH, nodes, constants, doc_string)
+
+
 def mlp_constants():
     """He-scaled weights, so that activations neither vanish nor grow from layer to layer."""
     rng = np.random.default_rng(SEED)
@@ -91,8 +118,8 @@ def write_mlp():
 
 def answer(name, x):
     """What numpy makes of `x`."""
-    if name in AFFINE:
-        w, b = AFFINE[name]
+    if name != LARGE:
+        w, b = (AFFINE | HEAVY)[name]
         return x * np.float32(w) + np.float32(b)
     constants = mlp_constants()
     for layer in range(MLP_LAYERS):
@@ -104,18 +131,18 @@ def check():
     import onnxruntime
 
     good = True
-    for name in (*AFFINE, LARGE):
+    for name in (*AFFINE, *HEAVY, LARGE):
         path = HERE / f"{name}.onnx"
         if name == LARGE and not path.exists():
             continue
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        width = AFFINE_WIDTH if name in AFFINE else MLP_WIDTH
+        width = MLP_WIDTH if name == LARGE else AFFINE_WIDTH
         for rows in (1, 3, 64):
             x = np.random.default_rng(rows).standard_normal((rows, width), dtype=np.float32)
             (y,) = session.run(["y"], {"x": x})
             difference = float(np.abs(y - answer(name, x)).max())
             # Sums of 1024 products differ in order, so the large model is held less tightly.
-            same = y.shape == x.shape and difference < (1e-6 if name in AFFINE else 1e-4)
+            same = y.shape == x.shape and difference < (1e-4 if name == LARGE else 1e-6)
             good &= same
             print(f"{name} [{rows},{width}]: {'ok' if same else 'WRONG'}, off by {difference:.1e}")
     return 0 if good else 1
@@ -131,6 +158,8 @@ def main():
         return check()
     for name in AFFINE:
         write_affine(name)
+    for name in HEAVY:
+        write_heavy(name)
     if arguments.large:
         write_mlp()
     return 0
