@@ -33,7 +33,6 @@ mod guard;
 mod limits;
 mod memory;
 mod model;
-mod nan;
 mod ops;
 mod plan;
 mod proto;

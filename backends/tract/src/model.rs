@@ -21,7 +21,6 @@ use tract_onnx::prelude::Tensor as TractTensor;
 use crate::backend::refusal;
 use crate::convert::{Given, from_tract, to_data_type, to_tract};
 use crate::guard::guard;
-use crate::nan::NanGuard;
 use crate::plan::{Blueprint, Plan, Special, Stop};
 use crate::proto::{BACKEND, Prepared, invalid, unsupported};
 use crate::special::{General, Specialiser};
@@ -39,7 +38,6 @@ enum Form {
 pub(crate) struct Model {
     signature: Signature,
     form: Form,
-    nan: Option<NanGuard>,
 }
 
 impl Model {
@@ -49,7 +47,6 @@ impl Model {
         blueprint: Blueprint,
         options: &LoadOptions,
     ) -> Result<Model, LoadError> {
-        let nan = prepared.model.graph.as_ref().and_then(NanGuard::new);
         let ranks_known = prepared.inputs.iter().all(|spec| spec.dims.is_some());
         let general = if ranks_known {
             blueprint.build(&Special::default()).map_err(refusal)
@@ -57,12 +54,12 @@ impl Model {
             Err(unsupported("inputs of any rank, without knowing their shapes"))
         };
         let model = match general {
-            Ok(plan) => Model::with_general(prepared, blueprint, options, plan, nan)?,
+            Ok(plan) => Model::with_general(prepared, blueprint, options, plan)?,
             Err(why) => {
                 let special = Specialiser::new(&prepared, blueprint, options, None).ok_or(why)?;
                 let signature =
                     Signature { inputs: prepared.inputs.into(), outputs: prepared.outputs.into() };
-                Model { signature, form: Form::Special(Box::new(special)), nan }
+                Model { signature, form: Form::Special(Box::new(special)) }
             }
         };
         let (needed, limit) = (model.resident_bytes(), options.resident_bytes_max);
@@ -74,7 +71,6 @@ impl Model {
         blueprint: Blueprint,
         options: &LoadOptions,
         plan: Plan,
-        nan: Option<NanGuard>,
     ) -> Result<Model, LoadError> {
         let outputs = outputs(&prepared.outputs, &plan, options)?;
         let open = prepared.inputs.iter().flat_map(|spec| spec.dims.iter().flatten());
@@ -94,7 +90,7 @@ impl Model {
         } else {
             Form::General { plan: Arc::new(plan), fallback: None }
         };
-        Ok(Model { signature: Signature { inputs: prepared.inputs.into(), outputs }, form, nan })
+        Ok(Model { signature: Signature { inputs: prepared.inputs.into(), outputs }, form })
     }
 
     fn plan(&self, inputs: &[&Tensor]) -> Result<Arc<Plan>, RunError> {
@@ -113,21 +109,12 @@ impl Model {
     }
 
     fn feed(&self, plan: &Plan, inputs: &[&Tensor]) -> Result<Vec<TractTensor>, RunError> {
-        // Inputs whose values are part of the plan are small; they are looked at like the others.
-        for index in (0..inputs.len()).filter(|index| !plan.feeds().contains(index)) {
-            self.convert(index, inputs[index])?;
-        }
         plan.feeds().iter().map(|&index| self.convert(index, inputs[index])).collect()
     }
 
     fn convert(&self, index: usize, tensor: &Tensor) -> Result<TractTensor, RunError> {
         let converted = guard(|| Ok(to_tract(tensor))).unwrap_or_else(|trouble| Err(trouble.to_string()));
-        let checked = converted.and_then(|converted| {
-            // On the copy, which nobody writes any more.
-            self.nan.as_ref().map_or(Ok(()), |nan| nan.check(tensor.data_type, &converted))?;
-            Ok(converted)
-        });
-        checked.map_err(|reason| {
+        converted.map_err(|reason| {
             let name = self.signature.inputs.get(index).map_or("", |spec| &spec.name);
             RunError::InvalidInput { tensor: name.into(), reason }
         })

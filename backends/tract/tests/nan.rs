@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! NaN in, NaN out, or a refusal: never a number.
+//! NaN in, NaN out, but for the operators that docs/backends/tract.md names.
 
-use diolkos_backend::{RunError, Tensor};
+use diolkos_backend::Tensor;
 use tract_onnx::pb::{NodeProto, TensorProto};
 
 mod common;
@@ -94,32 +94,32 @@ fn has_nan(tensor: &Tensor) -> bool {
     values(tensor).iter().any(|value| value.is_nan())
 }
 
+/// What a NaN in the input comes out as a number of. Requests with NaN can't be refused for it: stock load generators
+/// send random bytes as tensors.
+const LOSING: &[&str] = &["Clip", "HardSigmoid", "Max", "MaxPool", "Min", "Relu", "Sigmoid", "Tanh"];
+
 #[test]
-fn it_survives_or_is_refused() {
-    let mut lost = Vec::new();
+fn it_survives_all_operators_but_those_that_are_known() {
+    let mut losing = Vec::new();
     for Case { node, constants, dims } in cases() {
         let op = node.op_type.clone();
         let shape: Vec<D> = dims.iter().map(|&length| D::Length(length as i64)).collect();
         let input = port("x", Onnx::Float, Some(&shape));
         let loaded = load(&model(vec![node], vec![input], vec![port("y", Onnx::Float, None)], constants));
         let operation = loaded.unwrap_or_else(|error| panic!("{op}: {error}"));
-        for at in [0, 1, 8, LENGTH / 2, LENGTH - 1] {
-            let mut x = [0.5f32; LENGTH];
-            x[at] = f32::NAN;
-            match run(&*operation, vec![f32s(&dims, &x)]) {
-                Ok(outputs) if has_nan(&outputs[0]) => {}
-                Ok(outputs) => lost.push(format!("{op} at {at}: {:?}", &values(&outputs[0])[..1])),
-                Err(RunError::InvalidInput { tensor, reason }) => {
-                    assert_eq!(&*tensor, "x");
-                    // Some operators are made of others, which are named after them.
-                    let told = [format!("NaN at element {at},"), "(node `y".to_owned()];
-                    assert!(told.iter().all(|part| reason.contains(part)), "{reason}");
-                }
-                Err(other) => panic!("{op}: {other}"),
-            }
-        }
         let calm = run(&*operation, vec![f32s(&dims, &[0.5; LENGTH])]).unwrap();
         assert!(!has_nan(&calm[0]), "{op} makes NaN of numbers");
+        let loses = [0, 1, 8, LENGTH / 2, LENGTH - 1].into_iter().any(|at| {
+            let mut x = [0.5f32; LENGTH];
+            x[at] = f32::NAN;
+            let outputs =
+                run(&*operation, vec![f32s(&dims, &x)]).unwrap_or_else(|error| panic!("{op}: {error}"));
+            !has_nan(&outputs[0])
+        });
+        if loses {
+            losing.push(op);
+        }
     }
-    assert!(lost.is_empty(), "{lost:#?}");
+    losing.sort();
+    assert_eq!(losing, LOSING);
 }
