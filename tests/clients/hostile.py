@@ -11,6 +11,7 @@ import gzip
 import http.client
 import json
 import multiprocessing
+import os
 import shutil
 import socket
 import struct
@@ -34,6 +35,8 @@ header_timeout = "1s"
 body_timeout = "2s"
 idle_timeout = "60s"
 """
+# How long each attack goes on at least. The longer, the more its neighbour's latencies say.
+ATTACK_SECONDS = float(os.environ.get("DIOLKOS_ATTACK_SECONDS", "0.5"))
 # Ends a check that would otherwise wait for an answer that never comes.
 PATIENCE = 60
 FORK = multiprocessing.get_context("fork")
@@ -51,6 +54,10 @@ class GoodClient:
         self.told, tell = FORK.Pipe(duplex=False)
         self.process = FORK.Process(target=keep_asking, args=(daemon.port, self.ended, tell), daemon=True)
         self.process.start()
+        # Its first answer pays for starting a process and a connection; the attack begins after it.
+        if not self.told.poll(PATIENCE) or self.told.recv() != "ready":
+            self.process.kill()
+            raise AssertionError("the good client got no answer before the attack began")
 
     def finish(self):
         """How long each answer took, in seconds."""
@@ -68,7 +75,7 @@ class GoodClient:
 
 
 def keep_asking(port, ended, tell):
-    latencies, problems, connection = [], [], None
+    latencies, problems, connection, ready = [], [], None, False
     # Once at least, however short the attack.
     while not (latencies or problems) or not ended.is_set():
         try:
@@ -83,6 +90,10 @@ def keep_asking(port, ended, tell):
         except Exception as error:  # noqa: BLE001 - any failure of the good client is the finding
             problems.append(f"{type(error).__name__}: {error}")
             connection = None
+        if not ready:
+            ready = True
+            latencies.clear()
+            tell.send("ready")
     tell.send((latencies, problems))
 
 
@@ -93,13 +104,43 @@ def alone(daemon, seconds=2):
     return good.finish()
 
 
-def beside(good, calm):
-    """How a good client fared, next to its own latencies without an attack. Told and never judged: on a
-    shared machine how long something takes proves nothing, and an attacker's own work is in it too."""
+def crowded(daemon):
+    """The same beside a process that takes a whole core and leaves the daemon alone: what any busy neighbour
+    on the machine costs, and an attacker is one."""
+    neighbour = FORK.Process(target=spin, daemon=True)
+    neighbour.start()
+    try:
+        return alone(daemon)
+    finally:
+        neighbour.kill()
+        neighbour.join()
+
+
+def spin():
+    while True:
+        pass
+
+
+def attack(check, daemon):
+    """The attack again and again until a good client has had the time to notice, if there is anything to notice."""
+    until = time.monotonic() + ATTACK_SECONDS
+    note = check(daemon)
+    while time.monotonic() < until:
+        check(daemon)
+    return note
+
+
+def beside(good, calm, busy):
+    """How a good client fared, next to its own latencies without an attack: on a calm machine, and beside a
+    neighbour that only takes a core. Told and never judged: on a shared machine how long something takes
+    proves nothing."""
     latencies = good.finish()
-    shares = [(name, quantile(latencies, q) / quantile(calm, q)) for name, q in (("median", 0.5), ("p99", 0.99))]
-    told = ", ".join(f"{name} {ratio:.1f} x" for name, ratio in shares)
-    return f"{len(latencies)} answers, each right; latency relative to a calm daemon: {told}"
+    told = ", ".join(
+        f"{name} {quantile(latencies, q) * 1e6:.0f} µs"
+        f" ({quantile(latencies, q) / quantile(calm, q):.1f} x calm, {quantile(latencies, q) / quantile(busy, q):.1f} x crowded)"
+        for name, q in (("median", 0.5), ("p99", 0.99))
+    )
+    return f"{len(latencies)} answers, each right; {told}"
 
 
 def quantile(values, q):
@@ -582,14 +623,14 @@ def main():
     raise_descriptor_limit()
     checks = Checks()
     with Daemon(SETTINGS, files=[AFFINE], log_name="hostile") as daemon:
-        calm = alone(daemon)
+        calm, busy = alone(daemon), crowded(daemon)
         for check in CHECKS:
             name = f"hostile: {check.__name__.replace('_', ' ')}"
             # When every place is busy, a good client's idle moment is when it loses its own.
             good = None if check is more_busy_connections_than_the_limit else GoodClient(daemon)
-            checks.run(name, check, daemon)
+            checks.run(name, attack, check, daemon)
             if good:
-                checks.run(f"{name}: a good client beside it", beside, good, calm)
+                checks.run(f"{name}: a good client beside it", beside, good, calm, busy)
             if not daemon.alive():
                 print(f"the daemon died: {daemon.log_tail()}")
                 break
