@@ -23,8 +23,26 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("grpc_infer", grpc_infer),
     ("rehearsal_verdict", rehearsal_verdict),
     ("rest_json", rest_json),
+    ("ring", ring),
     ("settings_toml", settings_toml),
+    ("wire_entry", wire_entry),
+    ("wire_message", wire_message),
 ];
+
+/// A ring whose peer writes whatever it likes; see `diolkos_shm::fuzz`.
+pub fn ring(data: &[u8]) {
+    diolkos_shm::fuzz::fuzz_ring(data);
+}
+
+/// A message of the native channel on a stream: header and body.
+pub fn wire_message(data: &[u8]) {
+    diolkos_wire::fuzz::fuzz_message(data);
+}
+
+/// A message of the native channel in a ring.
+pub fn wire_entry(data: &[u8]) {
+    diolkos_wire::fuzz::fuzz_entry(data);
+}
 
 /// An inference request as JSON.
 pub fn rest_json(data: &[u8]) {

@@ -251,3 +251,18 @@ fn grpc_infer() {
 fn authority() {
     drive("authority");
 }
+
+#[test]
+fn ring() {
+    drive("ring");
+}
+
+#[test]
+fn wire_message() {
+    drive("wire_message");
+}
+
+#[test]
+fn wire_entry() {
+    drive("wire_entry");
+}

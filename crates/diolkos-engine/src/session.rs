@@ -141,6 +141,12 @@ impl Session {
         self.submit_from(request, sink, false)
     }
 
+    /// [`Session::submit`], from a thread that has nothing better to do: a short job may run on it before this
+    /// returns, if the scheduler says so.
+    pub fn submit_here(&self, request: Request, sink: Box<dyn ReplySink>) -> Ticket {
+        self.submit_from(request, sink, true)
+    }
+
     /// Runs a request and waits for the reply. For in-process callers, never for an async task: a short
     /// job may run on this very thread, if the scheduler says so.
     #[must_use]

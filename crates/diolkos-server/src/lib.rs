@@ -27,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 mod app;
+mod chunks;
 pub mod daemon;
 pub mod fuzz;
 pub mod grpc;
@@ -35,6 +36,7 @@ pub mod listen;
 mod loading;
 pub mod logging;
 mod metrics;
+mod native;
 mod oip;
 mod reloading;
 mod rest;

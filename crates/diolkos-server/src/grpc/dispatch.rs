@@ -22,12 +22,13 @@ use super::health::HealthService;
 use super::in_place::InPlace;
 use super::pb::grpc_inference_service_server::{GrpcInferenceServiceServer, SERVICE_NAME as INFERENCE};
 use super::service::InferenceService;
+use super::unary;
 use crate::app::App;
 use crate::listen::Stop;
 
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// Messages of the health service: a service's name.
@@ -115,6 +116,9 @@ impl Dispatch {
         // A method's name is short where it is known, and nothing is kept of it where it is not.
         let path = request.uri().clone();
         let limit = usize::try_from(self.app.settings().limits.body_bytes_max.get()).unwrap_or(usize::MAX);
+        if path.path() == unary::PATH && !is_compressed(request.headers()) {
+            return told_clearly(unary::model_infer(request, limit).await, path.path());
+        }
         let service = GrpcInferenceServiceServer::from_arc(self.inference.clone())
             .max_decoding_message_size(limit)
             .accept_compressed(Gzip)

@@ -15,6 +15,7 @@
 //! | `service` | the calls |
 //! | `request`, `response` | messages ↔ the protocol-neutral part in `oip` |
 //! | `stream` | many inferences on one call |
+//! | `unary` | one inference, whose tensors are handed on without a copy |
 //! | `admin` | metadata, configuration, statistics and repository as messages |
 //! | `health` | `grpc.health.v1` |
 //! | `deadline` | `grpc-timeout` |
@@ -36,6 +37,7 @@ mod response;
 mod scan;
 mod service;
 mod stream;
+mod unary;
 
 pub(crate) use dispatch::routes;
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! An [`InferReply`] as a `ModelInferResponse`. Outputs are always raw, and their payloads are
-//! moved where they lie in one piece.
+//! moved: as the pieces that they lie in, or where a message must be whole, in one.
 
 use std::collections::HashMap;
 
+use diolkos_backend::Buffer;
 use diolkos_types::{Shape, Status};
 
 use super::pb::infer_parameter::ParameterChoice;
@@ -22,8 +23,8 @@ pub(crate) struct Asked {
     pub(crate) version: String,
 }
 
-/// The answer of one inference.
-pub(crate) fn to_response(reply: InferReply) -> ModelInferResponse {
+/// The answer of one inference without its payloads, and the payloads, each in the pieces that it lies in.
+pub(crate) fn to_parts(reply: InferReply) -> (ModelInferResponse, Vec<Buffer>) {
     let InferReply { model, version, id, outputs, .. } = reply;
     let mut tensors = Vec::with_capacity(outputs.len());
     let mut payloads = Vec::with_capacity(outputs.len());
@@ -35,16 +36,24 @@ pub(crate) fn to_response(reply: InferReply) -> ModelInferResponse {
             parameters: HashMap::new(),
             contents: None,
         });
-        payloads.push(data.to_private());
+        payloads.push(data);
     }
-    ModelInferResponse {
+    let response = ModelInferResponse {
         model_name: model,
         model_version: version.to_string(),
         id,
         parameters: HashMap::new(),
         outputs: tensors,
-        raw_output_contents: payloads,
-    }
+        raw_output_contents: Vec::new(),
+    };
+    (response, payloads)
+}
+
+/// The answer of one inference.
+pub(crate) fn to_response(reply: InferReply) -> ModelInferResponse {
+    let (mut response, payloads) = to_parts(reply);
+    response.raw_output_contents = payloads.iter().map(Buffer::to_private).collect();
+    response
 }
 
 /// The same on a stream.

@@ -41,12 +41,14 @@ impl Budget {
         self.used.load(Ordering::Relaxed)
     }
 
-    pub(super) fn charge(&self, bytes: u64) -> bool {
+    /// Charges bytes, if there is room for them.
+    pub(crate) fn charge(&self, bytes: u64) -> bool {
         let charge = |used: u64| used.checked_add(bytes).filter(|&sum| sum <= self.max);
         self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, charge).is_ok()
     }
 
-    pub(super) fn release(&self, bytes: u64) {
+    /// Gives charged bytes back.
+    pub(crate) fn release(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 }

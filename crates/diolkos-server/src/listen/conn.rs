@@ -5,6 +5,7 @@
 //! accept ──may it?──> refuse (403, 503)
 //!    │ yes
 //! read until it is clear which HTTP ──header_timeout──> 408
+//!    │                └──native──> served by `native`, until it is cut
 //!    │
 //! serve ──expired──> header: 408; idle, reply: close
 //!    ├──client hung up──> close, which cancels what is in flight
@@ -37,6 +38,7 @@ use super::watchdog::Watchdog;
 use crate::app::App;
 use crate::limits;
 use crate::logging::limited;
+use crate::native::{Native, NativeFront, speaks_native};
 use crate::sessions::{ConnectionContext, SessionLease, SessionPool};
 
 /// What an HTTP/2 client with prior knowledge sends first (RFC 9113, section 3.4).
@@ -64,6 +66,7 @@ async fn at_least(stop: &mut watch::Receiver<Stop>, stage: Stop) {
 pub(crate) struct Rim {
     app: Arc<App>,
     fronts: Fronts,
+    native: Arc<NativeFront>,
     sessions: Arc<SessionPool>,
     table: Arc<Table>,
     budget: Arc<Budget>,
@@ -84,6 +87,7 @@ impl Rim {
         Rim {
             app,
             fronts: Fronts { rest, grpc },
+            native: Arc::default(),
             sessions: Arc::default(),
             table: Arc::default(),
             budget,
@@ -183,6 +187,12 @@ impl Rim {
                 return;
             }
         };
+        if spoken == Spoken::Native {
+            // Its session ends with its connection, so the one of its process is not its.
+            drop(lease);
+            self.serve_native(socket, peer, &replay, &connection).await;
+            return drop(entry);
+        }
         let service = ConnService {
             app: self.app.clone(),
             fronts: self.fronts.clone(),
@@ -199,7 +209,26 @@ impl Rim {
         drop((entry, lease));
     }
 
-    /// Reads until it is clear which HTTP the client speaks.
+    /// A native connection counts as busy for as long as it is there: what its client keeps open in it can't be
+    /// taken up again by another connection.
+    async fn serve_native(&self, socket: Socket, peer: Peer, replay: &[u8], connection: &ConnState) {
+        connection.activity().request_began(0);
+        let native = Native {
+            app: self.app.clone(),
+            front: self.native.clone(),
+            budget: self.budget.clone(),
+            socket,
+            peer,
+        };
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            biased;
+            () = at_least(&mut stop, Stop::Cut) => {}
+            () = native.serve(replay, self.stop.clone()) => {}
+        }
+    }
+
+    /// Reads until it is clear what the client speaks.
     async fn first_bytes(&self, socket: &mut Socket, connection: &ConnState, timeouts: &Timeouts) -> First {
         let mut stop = self.stop.clone();
         let read = async {
@@ -208,6 +237,9 @@ impl Rim {
                 match socket.read_buf(&mut bytes).await {
                     Ok(0) | Err(_) => return First::Gone,
                     Ok(_) => connection.activity().bytes_arrived(Instant::now()),
+                }
+                if speaks_native(&bytes) {
+                    return First::Spoken(Spoken::Native, bytes.freeze());
                 }
                 let length = bytes.len().min(PREFACE.len());
                 if bytes[..length] != PREFACE[..length] {
@@ -307,6 +339,7 @@ enum First {
 enum Spoken {
     Http1,
     Http2,
+    Native,
 }
 
 enum End {
@@ -328,7 +361,8 @@ enum Http {
 impl Http {
     fn new(spoken: Spoken, io: Io, service: ConnService) -> Http {
         match spoken {
-            Spoken::Http1 => Http::One(Box::new(
+            // Native connections have been served by now.
+            Spoken::Http1 | Spoken::Native => Http::One(Box::new(
                 http1::Builder::new()
                     .timer(TokioTimer::new())
                     // The watchdog does this; hyper's timer would also run between requests.

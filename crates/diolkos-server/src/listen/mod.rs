@@ -46,6 +46,7 @@ pub(crate) use conn::{Rim, Stop};
 pub(crate) use listener::Listener;
 pub(crate) use peer::{Peer, Transport};
 pub(crate) use refuse::Refusal;
+pub(crate) use socket::Socket;
 
 /// For `fuzz`: lengths stay, only `-` is written, and it does not matter how the bytes are cut.
 pub(crate) fn fuzz_authority(bytes: &[u8], cut: usize) {

@@ -3,21 +3,17 @@
 //!
 //! A tensor's bytes go to the connection as the chunk they are. Every response has a `Content-Length`.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::io::Write as _;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use bytes::Bytes;
 use diolkos_types::{Code, Status};
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
 use super::body::Encoding;
 use super::encode::{Encoded, push_string};
 use super::error::HttpError;
+use crate::chunks::Chunks;
 use crate::oip::offload::{self, OwnTurn};
 
 /// Says where the JSON ends and the tensors begin, in requests and responses.
@@ -119,47 +115,10 @@ pub(crate) fn wanted_encoding(headers: &HeaderMap) -> Option<Encoding> {
     best.map(|(encoding, _)| encoding)
 }
 
-/// A body of chunks that are there already.
-#[derive(Debug)]
-struct Chunks {
-    chunks: VecDeque<Bytes>,
-    left: u64,
-}
-
-impl Chunks {
-    fn new(chunks: Vec<Bytes>) -> Chunks {
-        // An empty frame would end some transports' bodies early.
-        let chunks: VecDeque<Bytes> = chunks.into_iter().filter(|chunk| !chunk.is_empty()).collect();
-        let left = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        Chunks { chunks, left }
-    }
-}
-
-impl HttpBody for Chunks {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let chunk = self.chunks.pop_front();
-        self.left -= chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
-        Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.chunks.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt as _;
+    use hyper::body::Body as _;
 
     use super::*;
 

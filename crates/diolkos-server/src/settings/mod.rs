@@ -38,6 +38,8 @@ pub struct Settings {
     pub limits: Limits,
     /// How many jobs run at once.
     pub engine: EngineSettings,
+    /// The native channel.
+    pub channel: Channel,
     /// Log lines.
     pub log: Log,
     /// How the daemon stops.
@@ -115,6 +117,15 @@ pub struct EngineSettings {
     pub slots: usize,
 }
 
+/// The native channel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Channel {
+    /// How long the daemon looks into a client's ring before it sleeps; less where others want the core, and
+    /// `"0us"` = it sleeps at once. Default `"60us"`.
+    pub spin: Interval,
+}
+
 /// Log lines.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -143,6 +154,7 @@ impl Default for Settings {
             models: Models::default(),
             limits: Limits::default(),
             engine: EngineSettings::default(),
+            channel: Channel::default(),
             log: Log::default(),
             shutdown: Shutdown::default(),
         }
@@ -180,6 +192,12 @@ impl Default for Limits {
             request_memory_max: Size::new(engine_limits::ONE_REQUEST_MEMORY_MAX),
             requests_memory_max: Size::new(engine_limits::REQUEST_MEMORY_MAX),
         }
+    }
+}
+
+impl Default for Channel {
+    fn default() -> Channel {
+        Channel { spin: Interval::micros(60) }
     }
 }
 

@@ -294,7 +294,7 @@ mod tests {
             ),
             (
                 "linger = \"5 sec\"",
-                "/etc/d.toml:1:10: `5 sec` is no duration: write a whole number and ms, s, m or h, such as \"250ms\" or \"5s\"",
+                "/etc/d.toml:1:10: `5 sec` is no duration: write a whole number and us, ms, s, m or h, such as \"250ms\" or \"5s\"",
             ),
             (
                 "[models]\nmemory_max = \"4GB\"",

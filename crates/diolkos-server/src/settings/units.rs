@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// No number with a unit of time.
-    #[error("`{0}` is no duration: write a whole number and ms, s, m or h, such as \"250ms\" or \"5s\"")]
+    #[error("`{0}` is no duration: write a whole number and us, ms, s, m or h, such as \"250ms\" or \"5s\"")]
     Interval(String),
     /// No number with a unit of size.
     #[error("`{0}` is no size: write a whole number and B, KiB, MiB, GiB or TiB, such as \"64MiB\"")]
@@ -66,7 +66,7 @@ macro_rules! text_in_toml {
 
 text_in_toml!(Interval, Size, Mode, LogLevel, LogFormat);
 
-/// A length of time, written `"250ms"`, `"5s"`, `"2m"` or `"1h"`.
+/// A length of time, written `"60us"`, `"250ms"`, `"5s"`, `"2m"` or `"1h"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Interval(Duration);
@@ -87,6 +87,12 @@ impl Interval {
         Interval(Duration::from_millis(milliseconds))
     }
 
+    /// So many microseconds.
+    #[must_use]
+    pub const fn micros(microseconds: u64) -> Interval {
+        Interval(Duration::from_micros(microseconds))
+    }
+
     /// The time.
     #[must_use]
     pub const fn get(self) -> Duration {
@@ -100,24 +106,27 @@ impl FromStr for Interval {
     fn from_str(text: &str) -> Result<Interval, UnitError> {
         let bad = || UnitError::Interval(excerpt(text));
         let (number, unit) = split(text).ok_or_else(bad)?;
-        let unit_ms = match unit {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
+        let unit_us = match unit {
+            "us" => 1,
+            "ms" => 1000,
+            "s" => 1_000_000,
+            "m" => 60_000_000,
+            "h" => 3_600_000_000,
             _ => return Err(bad()),
         };
-        let time = number.checked_mul(unit_ms).map(Duration::from_millis);
+        let time = number.checked_mul(unit_us).map(Duration::from_micros);
         time.filter(|time| *time <= Self::MAX).map(Interval).ok_or_else(|| UnitError::TooLarge(excerpt(text)))
     }
 }
 
 impl fmt::Display for Interval {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.subsec_millis() == 0 {
+        if self.0.subsec_nanos() == 0 {
             write!(f, "{}s", self.0.as_secs())
-        } else {
+        } else if self.0.subsec_micros().is_multiple_of(1000) {
             write!(f, "{}ms", self.0.as_millis())
+        } else {
+            write!(f, "{}us", self.0.as_micros())
         }
     }
 }
@@ -296,6 +305,7 @@ mod tests {
 
     #[test]
     fn units() {
+        assert_eq!("60us".parse(), Ok(Interval::micros(60)));
         assert_eq!("250ms".parse(), Ok(Interval::millis(250)));
         assert_eq!("2m".parse(), Ok(Interval::seconds(120)));
         assert_eq!("5 s".parse(), Ok(Interval::seconds(5)));
@@ -318,6 +328,7 @@ mod tests {
         #[test]
         fn what_is_written_reads_back(ms in 0u64..1 << 40, bytes: u64, mode in 0u32..0o1000) {
             prop_assert_eq!(Interval::millis(ms).to_string().parse(), Ok(Interval::millis(ms)));
+            prop_assert_eq!(Interval::micros(ms).to_string().parse(), Ok(Interval::micros(ms)));
             prop_assert_eq!(Size(bytes).to_string().parse(), Ok(Size(bytes)));
             prop_assert_eq!(Mode(mode).to_string().parse(), Ok(Mode(mode)));
         }

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Answers, for whoever waits for them.
+//!
+//! There is no thread of our own. Of those who wait, one receives: it hands the others their answers, and its place
+//! on when it has its own. So a single caller waits for its answer directly, with nobody in between.
+//!
+//! A request that nobody waits for any more keeps its tensors here until its answer comes: until then the daemon may
+//! read and write them.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::error::Error;
+
+/// Whatever must stay until an answer comes.
+pub(crate) type Kept = Box<dyn Any + Send>;
+
+/// What a wait for an answer needs of the thing that answers come from.
+pub(crate) trait Source<A> {
+    /// Receives one answer, or gives up at `until`. An error ends the connection.
+    fn receive(&self, until: Option<Instant>) -> Result<Option<(u64, A)>, Error>;
+}
+
+enum Entry<A> {
+    Waiting,
+    Arrived(A),
+    Abandoned { _kept: Kept },
+}
+
+struct State<A> {
+    entries: HashMap<u64, Entry<A>>,
+    receiving: bool,
+    /// How many sleep until the one who receives is done.
+    sleeping: usize,
+    /// Why nothing comes any more.
+    ended: Option<Error>,
+}
+
+/// The board of one connection.
+pub(crate) struct Board<A> {
+    state: Mutex<State<A>>,
+    changed: Condvar,
+}
+
+impl<A> Default for Board<A> {
+    fn default() -> Board<A> {
+        let state = State { entries: HashMap::new(), receiving: false, sleeping: 0, ended: None };
+        Board { state: Mutex::new(state), changed: Condvar::new() }
+    }
+}
+
+impl<A> Board<A> {
+    fn lock(&self) -> MutexGuard<'_, State<A>> {
+        // Nothing below panics while it holds the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a request that is about to be sent.
+    pub(crate) fn enter(&self, id: u64) -> Result<(), Error> {
+        let mut state = self.lock();
+        if let Some(ended) = &state.ended {
+            return Err(ended.clone());
+        }
+        state.entries.insert(id, Entry::Waiting);
+        Ok(())
+    }
+
+    /// Takes a request off that was not sent after all.
+    pub(crate) fn withdraw(&self, id: u64) {
+        self.lock().entries.remove(&id);
+    }
+
+    /// Nobody waits for this request any more; `kept` is dropped when its answer comes.
+    pub(crate) fn abandon(&self, id: u64, kept: Kept) {
+        let mut state = self.lock();
+        // With the connection at its end, or the answer there, nobody uses what is kept any more.
+        if state.ended.is_none() && matches!(state.entries.get(&id), Some(Entry::Waiting)) {
+            state.entries.insert(id, Entry::Abandoned { _kept: kept });
+        } else {
+            state.entries.remove(&id);
+        }
+    }
+
+    /// Why nothing comes any more, if it is so.
+    pub(crate) fn ended(&self) -> Option<Error> {
+        self.lock().ended.clone()
+    }
+
+    /// Ends it: whoever waits is told why, and nobody is taken in any more.
+    pub(crate) fn end(&self, error: &Error) {
+        let mut state = self.lock();
+        state.ended.get_or_insert_with(|| error.clone());
+        let abandoned: Vec<_> =
+            state.entries.extract_if(|_, entry| matches!(entry, Entry::Abandoned { .. })).collect();
+        self.changed.notify_all();
+        drop(state);
+        drop(abandoned);
+    }
+
+    /// Waits for an answer until `until`. `Ok(None)`: it did not come, and may still come.
+    pub(crate) fn wait(
+        &self,
+        id: u64,
+        until: Option<Instant>,
+        source: &impl Source<A>,
+    ) -> Result<Option<A>, Error> {
+        let mut state = self.lock();
+        loop {
+            if let Some(Entry::Arrived(_)) = state.entries.get(&id) {
+                let Some(Entry::Arrived(answer)) = state.entries.remove(&id) else {
+                    unreachable!("it was just seen")
+                };
+                return Ok(Some(answer));
+            }
+            if let Some(ended) = &state.ended {
+                return Err(ended.clone());
+            }
+            if until.is_some_and(|until| until <= Instant::now()) {
+                return Ok(None);
+            }
+            state =
+                if state.receiving { self.sleep(state, until) } else { self.receive(state, until, source) };
+        }
+    }
+
+    /// Takes in one answer, whoever it is for, or waits until somebody else has.
+    pub(crate) fn pass_one(&self, source: &impl Source<A>) -> Result<(), Error> {
+        let state = self.lock();
+        let state = if state.receiving { self.sleep(state, None) } else { self.receive(state, None, source) };
+        state.ended.clone().map_or(Ok(()), Err)
+    }
+
+    /// Takes in answers that are there already, without waiting: what they free can be used.
+    pub(crate) fn reap(&self, source: &impl Source<A>) {
+        let now = Some(Instant::now());
+        let mut state = self.lock();
+        while !state.receiving && state.ended.is_none() && !state.entries.is_empty() {
+            let waiting = |state: &State<A>| {
+                state.entries.values().filter(|entry| !matches!(entry, Entry::Arrived(_))).count()
+            };
+            let left = waiting(&state);
+            state = self.receive(state, now, source);
+            if waiting(&state) == left {
+                break;
+            }
+        }
+    }
+
+    fn sleep<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State<A>>,
+        until: Option<Instant>,
+    ) -> MutexGuard<'a, State<A>> {
+        state.sleeping += 1;
+        state = match until {
+            None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(until) => {
+                let left = until.saturating_duration_since(Instant::now());
+                self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+        state.sleeping -= 1;
+        state
+    }
+
+    /// Receives one answer with the board unlocked, and puts it where it belongs.
+    fn receive<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State<A>>,
+        until: Option<Instant>,
+        source: &impl Source<A>,
+    ) -> MutexGuard<'a, State<A>> {
+        state.receiving = true;
+        drop(state);
+        let received = source.receive(until);
+        let mut state = self.lock();
+        state.receiving = false;
+        let mut done_with = None;
+        match received {
+            Ok(Some((id, answer))) => match state.entries.get_mut(&id) {
+                Some(entry @ Entry::Waiting) => *entry = Entry::Arrived(answer),
+                Some(Entry::Abandoned { .. }) => done_with = state.entries.remove(&id),
+                // An answer to nothing that was asked. The daemon is trusted, so nobody is harmed.
+                Some(Entry::Arrived(_)) | None => {}
+            },
+            Ok(None) => {}
+            Err(error) => {
+                state.ended.get_or_insert(error);
+                state.entries.retain(|_, entry| !matches!(entry, Entry::Abandoned { .. }));
+            }
+        }
+        if state.sleeping > 0 {
+            self.changed.notify_all();
+        }
+        // Outside of the lock would be better, and a drop of tensors takes no lock of ours.
+        drop(done_with);
+        state
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    struct Fake(Mutex<mpsc::Receiver<(u64, &'static str)>>);
+
+    impl Source<&'static str> for Fake {
+        fn receive(&self, until: Option<Instant>) -> Result<Option<(u64, &'static str)>, Error> {
+            let receiver = self.0.lock().unwrap();
+            let received = match until {
+                None => receiver.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
+                Some(until) => receiver.recv_timeout(until.saturating_duration_since(Instant::now())),
+            };
+            match received {
+                Ok(answer) => Ok(Some(answer)),
+                Err(mpsc::RecvTimeoutError::Timeout) => Ok(None),
+                Err(mpsc::RecvTimeoutError::Disconnected) => Err(Error::lost("gone")),
+            }
+        }
+    }
+
+    fn fake() -> (mpsc::Sender<(u64, &'static str)>, Fake) {
+        let (send, receive) = mpsc::channel();
+        (send, Fake(Mutex::new(receive)))
+    }
+
+    #[test]
+    fn each_gets_its_own_whatever_the_order() {
+        let (send, source) = fake();
+        let (board, source) = (Arc::new(Board::default()), Arc::new(source));
+        for id in 0..20 {
+            board.enter(id).unwrap();
+        }
+        let waiting: Vec<_> = (0..20)
+            .map(|id| {
+                let (board, source) = (board.clone(), source.clone());
+                std::thread::spawn(move || board.wait(id, None, &*source).unwrap().unwrap())
+            })
+            .collect();
+        for id in (0..20).rev() {
+            send.send((id, if id % 2 == 0 { "even" } else { "odd" })).unwrap();
+        }
+        for (id, thread) in waiting.into_iter().enumerate() {
+            assert_eq!(thread.join().unwrap(), if id % 2 == 0 { "even" } else { "odd" });
+        }
+    }
+
+    #[test]
+    fn the_end_is_told_to_everybody_and_what_arrived_is_kept() {
+        let (send, source) = fake();
+        let board = Board::default();
+        board.enter(1).unwrap();
+        board.enter(2).unwrap();
+        send.send((2, "two")).unwrap();
+        drop(send);
+        assert!(matches!(board.wait(1, None, &source), Err(Error::Lost { .. })));
+        assert_eq!(board.wait(2, None, &source).unwrap(), Some("two"));
+        assert!(board.enter(3).is_err());
+    }
+
+    #[test]
+    fn what_is_kept_is_dropped_when_the_answer_comes_and_not_before() {
+        let (send, source) = fake();
+        let board = Board::default();
+        let kept = Arc::new(());
+        board.enter(1).unwrap();
+        board.abandon(1, Box::new(kept.clone()));
+        board.reap(&source);
+        assert_eq!(Arc::strong_count(&kept), 2);
+        send.send((1, "late")).unwrap();
+        board.reap(&source);
+        assert_eq!(Arc::strong_count(&kept), 1);
+        board.enter(2).unwrap();
+        board.abandon(2, Box::new(kept.clone()));
+        board.end(&Error::lost("closed"));
+        assert_eq!(Arc::strong_count(&kept), 1);
+    }
+
+    #[test]
+    fn a_wait_ends_in_time_and_can_go_on() {
+        let (send, source) = fake();
+        let board = Board::default();
+        board.enter(1).unwrap();
+        let until = Some(Instant::now() + Duration::from_millis(5));
+        assert_eq!(board.wait(1, until, &source).unwrap(), None);
+        send.send((1, "one")).unwrap();
+        assert_eq!(board.wait(1, None, &source).unwrap(), Some("one"));
+    }
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where tensors lie: regions that are shared with the daemon, or this process's own memory.
+//!
+//! Regions are made as they are needed and never shrink: their pages are taken from the system when they are first
+//! written, and used again and again after that. They outlive a connection, so that a request whose connection was
+//! lost can be sent again without building its tensors anew.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use diolkos_shm::arena::{Arena, Extent};
+use diolkos_shm::region::{Pages, Region};
+use diolkos_wire::Limits;
+
+use crate::error::Error;
+
+/// Bytes of a tensor, wherever they are.
+#[derive(Debug)]
+pub(crate) enum Storage {
+    /// In a region, by its number.
+    Shared { extent: Extent, region: u16 },
+    /// In words, because elements are aligned to as much as that.
+    Private { words: Vec<u64>, len: usize },
+}
+
+impl Storage {
+    /// So many zeroes of this process's own.
+    pub(crate) fn private(len: usize) -> Storage {
+        Storage::Private { words: vec![0; len.div_ceil(size_of::<u64>())], len }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Storage::Shared { extent, .. } => extent,
+            Storage::Private { words, len } => &bytemuck::cast_slice(words)[..*len],
+        }
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Storage::Shared { extent, .. } => extent,
+            Storage::Private { words, len } => &mut bytemuck::cast_slice_mut(words)[..*len],
+        }
+    }
+
+    /// Where they are in a region, for a message.
+    pub(crate) fn extent(&self) -> Option<diolkos_wire::Extent> {
+        match self {
+            Storage::Shared { extent, region } => Some(diolkos_wire::Extent {
+                region: *region,
+                offset: extent.offset() as u64,
+                length: extent.len() as u64,
+            }),
+            Storage::Private { .. } => None,
+        }
+    }
+}
+
+/// The regions of a client.
+pub(crate) struct Regions {
+    arenas: Mutex<Vec<Arc<Arena>>>,
+    first_bytes: usize,
+}
+
+impl Regions {
+    pub(crate) fn new(first_bytes: usize) -> Regions {
+        Regions { arenas: Mutex::default(), first_bytes }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Arena>>> {
+        // Nothing below panics while it holds the lock.
+        self.arenas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `len` bytes of some region. `register` tells the daemon of a new one, if there has to be one.
+    pub(crate) fn take(
+        &self,
+        len: usize,
+        limits: &Limits,
+        register: impl FnOnce(u16, &Arena) -> Result<(), Error>,
+    ) -> Result<Storage, Error> {
+        let none = |reason: String| Error::Memory { bytes: len, reason };
+        let mut arenas = self.lock();
+        for (number, arena) in arenas.iter().enumerate() {
+            if let Some(extent) = arena.take(len) {
+                return Ok(Storage::Shared { extent, region: number as u16 });
+            }
+        }
+        let number = u16::try_from(arenas.len()).unwrap_or(u16::MAX);
+        if number >= limits.regions_max {
+            return Err(none(format!("all {number} regions are in use; drop tensors or replies first")));
+        }
+        let taken: u64 = arenas.iter().map(|arena| arena.len() as u64).sum();
+        let left = limits.regions_bytes_max.saturating_sub(taken).min(limits.region_bytes_max);
+        // Each as large as all before it, so that few are needed.
+        let wish = (taken.max(self.first_bytes as u64)).max(len as u64 + 4096).min(left);
+        if wish < len as u64 {
+            return Err(none(format!("the daemon grants {left} bytes more for regions")));
+        }
+        let region = usize::try_from(wish).map_err(|_| none("the address space is too small".into()))?;
+        let region = Region::create(region, Pages::Transparent).map_err(|error| none(error.to_string()))?;
+        let arena = Arena::new(region).ok_or_else(|| none("the region is in use".into()))?;
+        register(number, &arena)?;
+        let extent = arena.take(len).ok_or_else(|| none("it does not fit into a region".into()))?;
+        arenas.push(arena);
+        Ok(Storage::Shared { extent, region: number })
+    }
+
+    /// Every region with its number, to tell a new connection of.
+    pub(crate) fn all(&self) -> Vec<(u16, Arc<Arena>)> {
+        self.lock().iter().enumerate().map(|(number, arena)| (number as u16, arena.clone())).collect()
+    }
+}
+
+/// A copy of a region's descriptor, to be sent.
+pub(crate) fn descriptor(arena: &Arena) -> Result<OwnedFd, Error> {
+    arena.as_fd().try_clone_to_owned().map_err(|error| Error::lost(format!("no descriptor is left: {error}")))
+}

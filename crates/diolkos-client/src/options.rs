@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How a client connects and waits.
+
+use std::time::Duration;
+
+use diolkos_shm::spin::{LOOK_MAX, Spin};
+
+/// How a client waits for an answer in its ring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Waiting {
+    /// Looks for a while if answers have been coming quickly and nobody else wants the core, then sleeps.
+    #[default]
+    Adaptive,
+    /// Sleeps at once: least processor time, and about a wake-up more of latency.
+    Blocking,
+    /// Looks until the answer is there: a core for itself, and the least latency.
+    Polling,
+}
+
+impl Waiting {
+    pub(crate) fn spin(self) -> Spin {
+        match self {
+            Waiting::Adaptive => Spin::new(LOOK_MAX),
+            Waiting::Blocking | Waiting::Polling => Spin::new(Duration::ZERO),
+        }
+    }
+}
+
+/// Where tensors lie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Memory {
+    /// In memory that the daemon shares, where the socket allows that; otherwise as with `Private`.
+    #[default]
+    Shared,
+    /// In this process's own, from which they are sent over the stream.
+    Private,
+}
+
+/// How a client connects. All of it has a default.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How it waits. Default: adaptive.
+    pub waiting: Waiting,
+    /// Where tensors lie. Default: shared.
+    pub memory: Memory,
+    /// Requests that may be under way at once; a power of two, at most 512. Default 64.
+    pub in_flight: u32,
+    /// Size of the first region in bytes; further ones are made as they are needed. Only what is used takes memory.
+    /// Default 64 MiB.
+    pub region_bytes: usize,
+    /// How long to try to connect again when the connection is lost, before requests fail. Zero: not at all.
+    /// Default 5 s.
+    pub reconnect: Duration,
+    /// Name of this client in the daemon's log. Default: the executable's.
+    pub name: String,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        let program = std::env::args_os().next().unwrap_or_default();
+        let name = std::path::Path::new(&program).file_name().map(|name| name.to_string_lossy().into_owned());
+        Options {
+            waiting: Waiting::default(),
+            memory: Memory::default(),
+            in_flight: 64,
+            region_bytes: 64 << 20,
+            reconnect: Duration::from_secs(5),
+            name: name.unwrap_or_else(|| "client".into()),
+        }
+    }
+}

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A pair of rings: requests into one, answers out of the other.
+//!
+//! A request takes a message slot until its answer was taken out, and its number tells which: slot = number mod
+//! slots. Its body goes there if it does not fit into the entry, and so does that of the answer. While all slots are
+//! taken, a sender waits for answers.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use diolkos_shm::bell::{Bell, Receiver, WaitError};
+use diolkos_shm::mapping::Mapping;
+use diolkos_shm::region::Region;
+use diolkos_shm::ring::{Consumer, Layout, Producer, PushError};
+use diolkos_shm::segment::Segment as _;
+use diolkos_wire::{ChannelOpened, EntryBody, InlineBody, Message, Part, RingEntry, RingPlace, SlotsPlace};
+
+use crate::board::Source;
+use crate::error::Error;
+use crate::options::Waiting;
+
+/// How long a ring may be full of cancellations before the daemon is taken for dead. It takes them out within
+/// microseconds.
+const FULL_MAX: Duration = Duration::from_secs(5);
+
+/// Both rings of a connection.
+pub(crate) struct Ring {
+    memory: Arc<Mapping>,
+    slots: SlotsPlace,
+    sending: Mutex<Sending>,
+    receiving: Mutex<Receiver<Arc<Mapping>>>,
+}
+
+struct Sending {
+    ring: Producer<Arc<Mapping>>,
+    bell: Bell,
+    free: Vec<u32>,
+    rounds: u64,
+    /// Kept for its room.
+    body: Vec<u8>,
+}
+
+impl Sending {
+    fn ring_bell(&self) -> Result<(), Error> {
+        self.bell.ring(&self.ring).map_err(|error| Error::lost(error.to_string()))
+    }
+}
+
+impl Ring {
+    /// The rings that the daemon made. `socket` tells of its end.
+    pub(crate) fn new(
+        opened: &ChannelOpened,
+        descriptors: Vec<OwnedFd>,
+        socket: OwnedFd,
+        waiting: Waiting,
+    ) -> Result<Ring, Error> {
+        let nonsense =
+            |what: String| Error::lost(format!("the daemon opened a channel that can't be: {what}"));
+        let mut descriptors = descriptors.into_iter();
+        let mut descriptor = || descriptors.next().ok_or_else(|| nonsense("descriptors are missing".into()));
+        let region =
+            Region::open(descriptor()?, opened.segment_bytes).map_err(|error| nonsense(error.to_string()))?;
+        let memory = region.mapping().clone();
+        if (memory.len() as u64) < opened.segment_bytes {
+            return Err(nonsense("its memory is too small".into()));
+        }
+        let mut bell = |bell: diolkos_wire::Bell| -> Result<Bell, Error> {
+            Ok(match bell {
+                diolkos_wire::Bell::Event => Bell::Event(descriptor()?),
+                diolkos_wire::Bell::Futex => Bell::Futex,
+                diolkos_wire::Bell::Polled => Bell::Polled,
+            })
+        };
+        let (requests, replies) = (bell(opened.requests)?, bell(opened.replies)?);
+        let layout = |place: &RingPlace| {
+            // Lossless: it was checked to lie inside the segment.
+            Layout::new(place.offset as usize, place.entries).map_err(|error| nonsense(error.to_string()))
+        };
+        let outside = |error: diolkos_shm::ring::LayoutError| nonsense(error.to_string());
+        let ring = Producer::new(memory.clone(), layout(&opened.submissions)?).map_err(outside)?;
+        let answers = Consumer::new(memory.clone(), layout(&opened.completions)?).map_err(outside)?;
+        let free = (0..opened.slots.count).rev().collect();
+        Ok(Ring {
+            memory,
+            slots: opened.slots,
+            sending: Mutex::new(Sending { ring, bell: requests, free, rounds: 0, body: Vec::new() }),
+            receiving: Mutex::new(Receiver::new(answers, replies, waiting.spin()).watch(socket)),
+        })
+    }
+
+    fn sending(&self) -> MutexGuard<'_, Sending> {
+        self.sending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot_offset(&self, slot: u32) -> usize {
+        // Lossless: the slots lie inside the segment.
+        (self.slots.offset + u64::from(slot) * u64::from(self.slots.bytes)) as usize
+    }
+
+    /// Takes a slot, and gives the number for a request.
+    pub(crate) fn begin(&self) -> Option<u64> {
+        let mut sending = self.sending();
+        let slot = sending.free.pop()?;
+        sending.rounds += 1;
+        Some(sending.rounds * u64::from(self.slots.count) + u64::from(slot))
+    }
+
+    /// Gives back a slot whose request was not sent.
+    pub(crate) fn withdraw(&self, id: u64) {
+        self.sending().free.push(self.slot_of(id));
+    }
+
+    fn slot_of(&self, id: u64) -> u32 {
+        // Lossless: the remainder is less than a `u32`.
+        (id % u64::from(self.slots.count)) as u32
+    }
+
+    /// Sends a request whose number came from [`Ring::begin`]. `false`: it is longer than a slot, and was not sent.
+    pub(crate) fn send(&self, id: u64, message: &Message) -> Result<bool, Error> {
+        let mut sending = self.sending();
+        let mut body = std::mem::take(&mut sending.body);
+        body.clear();
+        message.append_to(&mut body).map_err(|error| Error::invalid(error.to_string()))?;
+        let slot = self.slot_of(id);
+        let at = match InlineBody::new(&body) {
+            Some(inline) => EntryBody::Inline(inline),
+            None if body.len() > self.slots.bytes as usize => {
+                sending.body = body;
+                return Ok(false);
+            }
+            None => {
+                self.memory.write(self.slot_offset(slot), &body);
+                // Lossless: it fits into a slot.
+                EntryBody::Slot { slot, length: body.len() as u32 }
+            }
+        };
+        sending.body = body;
+        let entry = RingEntry { kind: message.kind().number(), part: Part::Last, id, body: at };
+        self.push(&mut sending, &entry).map(|()| true)
+    }
+
+    /// Says that nobody waits for a request any more. In vain if the ring is full; then its answer comes in its time.
+    pub(crate) fn cancel(&self, id: u64) -> Result<(), Error> {
+        let body = EntryBody::Inline(InlineBody::new(&[]).expect("nothing fits into an entry"));
+        let entry = RingEntry { kind: Message::Cancel.kind().number(), part: Part::Last, id, body };
+        let mut sending = self.sending();
+        match sending.ring.push(&entry.encode()) {
+            Ok(()) => sending.ring_bell(),
+            Err(PushError::Full) => Ok(()),
+            Err(PushError::Corrupt(corrupt)) => Err(Error::lost(corrupt.to_string())),
+        }
+    }
+
+    fn push(&self, sending: &mut Sending, entry: &RingEntry) -> Result<(), Error> {
+        let entry = entry.encode();
+        let mut until = None;
+        loop {
+            match sending.ring.push(&entry) {
+                Ok(()) => return sending.ring_bell(),
+                // Requests have an entry each, so what is in the way are cancellations, and not for long.
+                Err(PushError::Full) => {
+                    let until = *until.get_or_insert_with(|| Instant::now() + FULL_MAX);
+                    if Instant::now() > until {
+                        return Err(Error::lost("the daemon takes no requests out of the ring"));
+                    }
+                    std::thread::yield_now();
+                }
+                Err(PushError::Corrupt(corrupt)) => return Err(Error::lost(corrupt.to_string())),
+            }
+        }
+    }
+
+    fn message(&self, entry: &[u8; 64]) -> Result<(u64, Message), Error> {
+        let nonsense =
+            |error: diolkos_wire::DecodeError| Error::lost(format!("the daemon sent nonsense: {error}"));
+        let entry = RingEntry::decode(entry, &self.slots).map_err(nonsense)?;
+        let message = match &entry.body {
+            EntryBody::Inline(body) => entry.message(body.as_bytes()),
+            &EntryBody::Slot { slot, length } => {
+                let mut body = vec![0; length as usize];
+                self.memory.read(self.slot_offset(slot), &mut body);
+                entry.message(&body)
+            }
+        };
+        Ok((entry.id, message.map_err(nonsense)?))
+    }
+}
+
+impl Source<Message> for Ring {
+    fn receive(&self, until: Option<Instant>) -> Result<Option<(u64, Message)>, Error> {
+        let mut receiving = self.receiving.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = receiving.next_before(until).map_err(|error| match error {
+            WaitError::HungUp => Error::lost("the daemon closed it"),
+            other => Error::lost(other.to_string()),
+        })?;
+        drop(receiving);
+        let Some(entry) = entry else { return Ok(None) };
+        let (id, message) = self.message(&entry)?;
+        self.sending().free.push(self.slot_of(id));
+        Ok(Some((id, message)))
+    }
+}
+
+/// A copy of the socket's descriptor, for the one who waits in the ring.
+pub(crate) fn watched(socket: &crate::stream::Socket) -> Result<OwnedFd, Error> {
+    socket
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|error| Error::lost(format!("no descriptor is left: {error}")))
+}

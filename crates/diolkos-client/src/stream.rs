@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The socket: messages, with their payload behind them and descriptors beside them.
+
+use std::io::{self, IoSlice, Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use diolkos_shm::pass;
+use diolkos_types::Code;
+use diolkos_wire::{HEADER_BYTES, Header, Limits, Message, PREFACE, Part, encode_frame};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::address::Address;
+use crate::board::Source;
+use crate::error::Error;
+use crate::memory::Storage;
+
+/// Bytes that are read at once where more than a header may have come.
+const READ_BYTES: usize = 16 << 10;
+
+/// A connected socket.
+#[derive(Debug)]
+pub(crate) enum Socket {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Socket {
+    pub(crate) fn connect(address: &Address) -> Result<Socket, Error> {
+        let connected = match address {
+            Address::Unix(path) => UnixStream::connect(path).map(Socket::Unix),
+            Address::Tcp(at) => TcpStream::connect(at).and_then(|stream| {
+                // Messages are written whole, and nothing is gained by waiting for more.
+                stream.set_nodelay(true)?;
+                Ok(Socket::Tcp(stream))
+            }),
+        };
+        connected.map_err(|source| Error::Connect { address: address.to_string(), source: Arc::new(source) })
+    }
+
+    pub(crate) fn is_unix(&self) -> bool {
+        matches!(self, Socket::Unix(_))
+    }
+
+    fn write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Socket::Unix(stream) => (&mut &*stream).write_vectored(slices),
+            Socket::Tcp(stream) => (&mut &*stream).write_vectored(slices),
+        }
+    }
+
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Socket::Unix(stream) => (&mut &*stream).read(buffer),
+            Socket::Tcp(stream) => (&mut &*stream).read(buffer),
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Socket::Unix(stream) => stream.as_fd(),
+            Socket::Tcp(stream) => stream.as_fd(),
+        }
+    }
+}
+
+/// An answer that came over the stream.
+pub(crate) struct Answer {
+    /// The message. Of an answer in several parts, all of them in order.
+    pub(crate) parts: Vec<Message>,
+    /// What came behind the last of them.
+    pub(crate) payload: Storage,
+    /// What came beside it.
+    pub(crate) descriptors: Vec<OwnedFd>,
+}
+
+impl Answer {
+    /// The one message of an answer that has no parts, and not the daemon's refusal.
+    pub(crate) fn into_message(mut self) -> Result<Message, Error> {
+        match self.parts.pop() {
+            Some(Message::Failed(failed)) => Err(Error::Refused(failed.into())),
+            Some(message) => Ok(message),
+            None => Err(Error::lost("the daemon sent an empty answer")),
+        }
+    }
+}
+
+/// The socket, for many who send and one at a time who receives.
+pub(crate) struct Stream {
+    socket: Socket,
+    sending: Mutex<()>,
+    receiving: Mutex<Receiving>,
+}
+
+#[derive(Default)]
+struct Receiving {
+    buffer: Vec<u8>,
+    /// Bytes of the buffer that were used.
+    used: usize,
+    descriptors: Vec<OwnedFd>,
+    /// Parts of answers whose last one has not come.
+    parts: Vec<(u64, Message)>,
+}
+
+impl Stream {
+    pub(crate) fn new(socket: Socket) -> Stream {
+        Stream { socket, sending: Mutex::default(), receiving: Mutex::default() }
+    }
+
+    pub(crate) fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// Says which protocol this is.
+    pub(crate) fn send_preface(&self) -> Result<(), Error> {
+        self.write(&[IoSlice::new(&PREFACE)])
+    }
+
+    /// Sends a message with its payload behind it and descriptors beside it.
+    pub(crate) fn send(
+        &self,
+        id: u64,
+        message: &Message,
+        payload: &[&[u8]],
+        descriptors: &[OwnedFd],
+    ) -> Result<(), Error> {
+        let frame =
+            encode_frame(id, Part::Last, message).map_err(|error| Error::invalid(error.to_string()))?;
+        // Nothing is broken by a panic of somebody else who was sending, but the stream perhaps is.
+        let _sending: MutexGuard<'_, ()> =
+            self.sending.lock().map_err(|_| Error::lost("a thread panicked while sending"))?;
+        let mut from = 0;
+        if let (Socket::Unix(stream), false) = (&self.socket, descriptors.is_empty()) {
+            let borrowed: Vec<_> = descriptors.iter().map(OwnedFd::as_fd).collect();
+            from = pass::send(stream, &[IoSlice::new(&frame)], &borrowed).map_err(lost)?;
+        }
+        let slices = std::iter::once(&frame[from..]).chain(payload.iter().copied());
+        self.write(&slices.map(IoSlice::new).collect::<Vec<_>>())
+    }
+
+    fn write(&self, slices: &[IoSlice<'_>]) -> Result<(), Error> {
+        let mut slices: Vec<IoSlice<'_>> = slices.to_vec();
+        let mut left = &mut slices[..];
+        IoSlice::advance_slices(&mut left, 0);
+        while !left.is_empty() {
+            match self.socket.write_vectored(left) {
+                Ok(0) => return Err(Error::lost("the daemon takes nothing more")),
+                Ok(written) => IoSlice::advance_slices(&mut left, written),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(lost(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the daemon has sent something, or gone away, before `until`.
+    fn ready(&self, until: Option<Instant>) -> Result<bool, Error> {
+        let timeout = match until {
+            None => None,
+            Some(until) => Timespec::try_from(until.saturating_duration_since(Instant::now())).ok(),
+        };
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(ready) => Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => Ok(false),
+            Err(error) => Err(lost(error.into())),
+        }
+    }
+
+    /// Reads more into the buffer. With a time, only if there is something before it.
+    fn more(&self, receiving: &mut Receiving) -> Result<(), Error> {
+        if receiving.used == receiving.buffer.len() {
+            receiving.buffer.clear();
+            receiving.used = 0;
+        }
+        let end = receiving.buffer.len();
+        receiving.buffer.resize(end + READ_BYTES, 0);
+        let room = &mut receiving.buffer[end..];
+        let length = loop {
+            let read = match &self.socket {
+                Socket::Unix(stream) => pass::receive(stream, room, &mut receiving.descriptors),
+                Socket::Tcp(_) => self.socket.read(room),
+            };
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        let length = length.inspect_err(|_| receiving.buffer.truncate(end)).map_err(lost)?;
+        receiving.buffer.truncate(end + length);
+        if length == 0 { Err(Error::lost("the daemon closed it")) } else { Ok(()) }
+    }
+
+    fn take<'a>(&self, receiving: &'a mut Receiving, length: usize) -> Result<&'a [u8], Error> {
+        while receiving.buffer.len() - receiving.used < length {
+            self.more(receiving)?;
+        }
+        let at = receiving.used;
+        receiving.used += length;
+        Ok(&receiving.buffer[at..at + length])
+    }
+
+    /// Reads payload to where it stays.
+    fn payload(&self, receiving: &mut Receiving, length: u64) -> Result<Storage, Error> {
+        let length =
+            usize::try_from(length).map_err(|_| Error::lost("the daemon sent more than fits into memory"))?;
+        let mut payload = Storage::private(length);
+        let to = payload.bytes_mut();
+        let ready = length.min(receiving.buffer.len() - receiving.used);
+        to[..ready].copy_from_slice(&receiving.buffer[receiving.used..receiving.used + ready]);
+        receiving.used += ready;
+        let mut at = ready;
+        while at < length {
+            match self.socket.read(&mut to[at..]) {
+                Ok(0) => return Err(Error::lost("the daemon closed it within an answer")),
+                Ok(read) => at += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(lost(error)),
+            }
+        }
+        Ok(payload)
+    }
+
+    /// Reads one message; `None`: it was a part, and more follow.
+    fn next(&self, receiving: &mut Receiving) -> Result<Option<(u64, Answer)>, Error> {
+        let head = self.take(receiving, HEADER_BYTES)?;
+        let head: &[u8; HEADER_BYTES] = head.try_into().expect("as long as was asked for");
+        // The daemon is trusted with how much memory its answers take.
+        let limits = Limits { payload_bytes_max: u64::MAX, ..Limits::default() };
+        let nonsense =
+            |error: diolkos_wire::DecodeError| Error::lost(format!("the daemon sent nonsense: {error}"));
+        let header = Header::decode(head, &limits).map_err(nonsense)?;
+        let body = self.take(receiving, header.length as usize)?;
+        let message = header.message(body).map_err(nonsense)?;
+        let payload = self.payload(receiving, header.payload)?;
+        match (header.part, message) {
+            (_, Message::Goodbye) => Err(Error::lost("the daemon is shutting down")),
+            (Part::More, message) => {
+                receiving.parts.push((header.id, message));
+                Ok(None)
+            }
+            (Part::Last, message) => {
+                let earlier = receiving.parts.extract_if(.., |(id, _)| *id == header.id);
+                let mut parts: Vec<Message> = earlier.map(|(_, message)| message).collect();
+                parts.push(message);
+                let descriptors = std::mem::take(&mut receiving.descriptors);
+                Ok(Some((header.id, Answer { parts, payload, descriptors })))
+            }
+        }
+    }
+}
+
+impl Source<Answer> for Stream {
+    fn receive(&self, until: Option<Instant>) -> Result<Option<(u64, Answer)>, Error> {
+        let mut receiving = self.receiving.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            // What is in the buffer can be read at once. A message that began is read to its end.
+            if receiving.buffer.len() == receiving.used && !self.ready(until)? {
+                return Ok(None);
+            }
+            if let Some(answer) = self.next(&mut receiving)? {
+                return Ok(Some(answer));
+            }
+        }
+    }
+}
+
+fn lost(error: io::Error) -> Error {
+    Error::lost(error.to_string())
+}
+
+/// Whether a refusal says that the daemon goes away, so that another may answer.
+pub(crate) fn is_leaving(error: &Error) -> bool {
+    matches!(error, Error::Refused(status) if status.code() == Code::Unavailable && status.message().contains("shutting down"))
+}

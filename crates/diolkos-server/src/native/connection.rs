@@ -1,0 +1,468 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One client's stream, from its preface to its end.
+//!
+//! ```text
+//! preface, Hello ──> Welcome ──> requests ──────────────┐
+//!    │                             │ each with a permit  │ Goodbye: what is in flight is answered
+//!    └ wrong, late: Failed, close  v to answer           v
+//!                              answers ── written in the order in which they come ──> close
+//! ```
+//!
+//! Reading and writing happen in one task. A request takes a permit of the queue of answers before anything is done
+//! about it, so a client that does not take its answers is not read from any more, and holds up nobody else.
+//!
+//! The end of the connection drops the session, and with it everything that waits.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use diolkos_engine::{Reply, ReplySink, Ticket};
+use diolkos_shm::bell::Bell;
+use diolkos_shm::region::{Pages, Region};
+use diolkos_shm::spin::Spin;
+use diolkos_types::{Code, Signature, Status};
+use diolkos_wire::{
+    Failed, Features, Header, Hello, Infer, Inferred, Limits, Message, OpenChannel, PREFACE, Place,
+    RegisterRegion, ResultPlace, TensorRef, Welcome, choose_version, hello,
+};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::frames::{Outgoing, ReadError, Reader};
+use super::regions::Piece;
+use super::ring::{self, Lane};
+use super::session::{NativeSession, place_outputs, positions, timing_of};
+use super::{NativeFront, control, limits};
+use crate::app::App;
+use crate::listen::{Budget, Peer, Socket, Stop};
+use crate::sessions::{ClientSession, tenant_of};
+
+/// What the daemon calls itself.
+const SERVER: &str = concat!("diolkos ", env!("CARGO_PKG_VERSION"));
+
+/// Whether a connection that begins with these bytes is for the native channel. One byte tells.
+pub(crate) fn speaks_native(bytes: &[u8]) -> bool {
+    bytes.first() == PREFACE.first()
+}
+
+/// A connection that is about to be served.
+pub(crate) struct Native {
+    pub(crate) app: Arc<App>,
+    pub(crate) front: Arc<NativeFront>,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) socket: Socket,
+    pub(crate) peer: Peer,
+}
+
+/// Why the conversation ended, for the log.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("its answers could not be written")]
+    Write(#[from] std::io::Error),
+    #[error("refused: {0}")]
+    Refused(Status),
+    #[error("its rings were broken off")]
+    Broken,
+    #[error("good-bye")]
+    Goodbye,
+}
+
+impl Native {
+    /// Serves it to its end. `replay` was read from it already. Dropping the future cuts it off.
+    pub(crate) async fn serve(self, replay: &[u8], stop: watch::Receiver<Stop>) {
+        let settings = self.app.settings();
+        let patience = settings.limits.body_timeout.get();
+        let reader = Reader::new(self.socket.clone(), replay, patience);
+        let peer = self.peer;
+        if let Err(end) = self.converse(reader, patience, stop).await {
+            tracing::debug!(%peer, %end, "a native connection ended");
+        }
+    }
+
+    async fn converse(
+        self,
+        mut reader: Reader,
+        patience: Duration,
+        stop: watch::Receiver<Stop>,
+    ) -> Result<(), End> {
+        let mut socket = self.socket.clone();
+        let (id, session, features) = match self.greet(&mut reader).await {
+            Ok(greeted) => greeted,
+            Err((id, end)) => {
+                if let End::Refused(status) = &end {
+                    let failed = Message::Failed(Failed::from(status));
+                    let _ = Outgoing::new(id, &failed).write(&mut socket, limits::GREETING_TIMEOUT).await;
+                }
+                return Err(end);
+            }
+        };
+        let limits = limits::of(&self.app.settings());
+        let welcome = Welcome { version: diolkos_wire::VERSION, features, limits, server: SERVER.into() };
+        Outgoing::new(id, &Message::Welcome(welcome)).write(&mut socket, patience).await?;
+
+        let (answers, queue) = mpsc::channel(limits::ANSWERS_MAX);
+        let conversation = Conversation {
+            session: Arc::new(session),
+            app: self.app,
+            front: self.front,
+            budget: self.budget,
+            limits,
+            features,
+            answers,
+            flights: Arc::default(),
+            calls: JoinSet::new(),
+            channel: None,
+        };
+        // The queue ends when the conversation is over and the last answer is in it.
+        let writing = write_all(queue, &mut socket, patience);
+        let talking = conversation.talk(reader, stop);
+        let (mut writing, mut talking) = (std::pin::pin!(writing), std::pin::pin!(talking));
+        let end = tokio::select! {
+            biased;
+            end = &mut talking => end,
+            written = &mut writing => return Err(written.err().map_or(End::Read(ReadError::Gone), End::Write)),
+        };
+        if matches!(end, End::Goodbye) {
+            writing.await?;
+        }
+        Err(end)
+    }
+
+    /// Reads the first words. On refusal also says to which message the answer is.
+    async fn greet(&self, reader: &mut Reader) -> Result<(u64, NativeSession, Features), (u64, End)> {
+        let greeting = async {
+            let preface = reader.bytes::<8>().await?;
+            hello::check_preface(&preface).map_err(ReadError::from)?;
+            let header = reader.header(&Limits::default()).await?;
+            Ok((header, reader.message(&header).await?))
+        };
+        let greeting = tokio::time::timeout(limits::GREETING_TIMEOUT, greeting).await;
+        let (header, message) =
+            greeting.unwrap_or(Err(ReadError::Slow)).map_err(|error| (0, End::from(error)))?;
+        let refused = |status| (header.id, End::Refused(status));
+        let Hello { version_min, version_max, features, client, token: _ } = match message {
+            Ok(Message::Hello(hello)) => hello,
+            Ok(other) => {
+                let text = format!("the first message has to be `Hello`, and this is `{:?}`", other.kind());
+                return Err(refused(Status::invalid(text)));
+            }
+            Err(error) => return Err(refused(Status::new(error.code(), error.to_string()))),
+        };
+        choose_version(version_min, version_max)
+            .map_err(|error| refused(Status::new(Code::Unsupported, error.to_string())))?;
+        let settings = self.app.settings();
+        let session = self.app.engine.open_session(&tenant_of(&self.peer, &settings)).map_err(refused)?;
+        tracing::debug!(peer = %self.peer, client = &*client, session = %session.id().0, "a native client");
+        let offered = match self.socket {
+            Socket::Unix(_) => Features::SHARED_MEMORY.union(Features::FUTEX).union(Features::EVENTFD),
+            Socket::Tcp(_) => Features::default(),
+        };
+        let session = NativeSession::new(ClientSession::new(session), limits::of(&settings));
+        Ok((header.id, session, features.intersection(offered)))
+    }
+}
+
+async fn write_all(
+    mut queue: mpsc::Receiver<Outgoing>,
+    socket: &mut Socket,
+    patience: Duration,
+) -> std::io::Result<()> {
+    while let Some(outgoing) = queue.recv().await {
+        outgoing.write(socket, patience).await?;
+    }
+    Ok(())
+}
+
+/// Requests over the stream that were not answered yet; `None` for the moment until the engine has taken one.
+type Flights = Mutex<HashMap<u64, Option<Ticket>>>;
+
+fn lock(flights: &Flights) -> MutexGuard<'_, HashMap<u64, Option<Ticket>>> {
+    // Nothing below panics while it holds the lock.
+    flights.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A client that was welcomed.
+struct Conversation {
+    session: Arc<NativeSession>,
+    app: Arc<App>,
+    front: Arc<NativeFront>,
+    budget: Arc<Budget>,
+    limits: Limits,
+    features: Features,
+    answers: mpsc::Sender<Outgoing>,
+    flights: Arc<Flights>,
+    /// Calls that may take long: loading, and opening what is not loaded.
+    calls: JoinSet<()>,
+    channel: Option<OpenedChannel>,
+}
+
+/// Rings that the poll thread looks into, until this is dropped.
+struct OpenedChannel {
+    front: Arc<NativeFront>,
+    number: u64,
+    lane: Arc<Lane>,
+}
+
+impl Drop for OpenedChannel {
+    fn drop(&mut self) {
+        // The thread runs, because it was told of the channel; the settings do not matter any more.
+        let _ = self.front.with_poller(Spin::default(), |poller| poller.remove(self.number));
+    }
+}
+
+impl Conversation {
+    async fn talk(mut self, mut reader: Reader, mut stop: watch::Receiver<Stop>) -> End {
+        loop {
+            let lane = self.channel.as_ref().map(|channel| channel.lane.clone());
+            let changed = async {
+                match &lane {
+                    Some(lane) => lane.changed.notified().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let begun = tokio::select! {
+                biased;
+                _ = stop.wait_for(|now| *now >= Stop::Drain) => break,
+                () = changed => {
+                    if lane.is_some_and(|lane| lane.is_broken()) {
+                        return End::Broken;
+                    }
+                    continue;
+                }
+                Some(_) = self.calls.join_next(), if !self.calls.is_empty() => continue,
+                begun = reader.begun() => begun,
+            };
+            let next = match begun {
+                Ok(()) => self.next(&mut reader).await,
+                Err(error) => Err(error.into()),
+            };
+            match next {
+                Ok(()) => {}
+                Err(End::Goodbye) => break,
+                Err(end) => return end,
+            }
+        }
+        self.finish().await;
+        End::Goodbye
+    }
+
+    /// Answers what is in flight, and begins nothing more.
+    async fn finish(&mut self) {
+        if let Ok(permit) = self.answers.reserve().await {
+            permit.send(Outgoing::new(0, &Message::Goodbye));
+        }
+        if let Some(channel) = &self.channel {
+            channel.lane.drain();
+            while channel.lane.in_flight() > 0 && !channel.lane.is_broken() {
+                channel.lane.changed.notified().await;
+            }
+        }
+        while self.calls.join_next().await.is_some() {}
+        // Every request that is not answered holds a permit.
+        let _ = self.answers.reserve_many(limits::ANSWERS_MAX).await;
+    }
+
+    /// Takes in one message and begins whatever it asks for.
+    async fn next(&mut self, reader: &mut Reader) -> Result<(), End> {
+        let header = reader.header(&self.limits).await?;
+        let message = reader.message(&header).await?;
+        let permit = self.answers.clone().reserve_owned().await.map_err(|_| ReadError::Gone)?;
+        let payload = reader.payload(header.payload, &self.budget).await?;
+        let failed = |status: &Status| Outgoing::new(header.id, &Message::Failed(Failed::from(status)));
+        let message = match message {
+            Ok(message) => message,
+            Err(error) => {
+                permit.send(failed(&Status::new(error.code(), error.to_string())));
+                return Ok(());
+            }
+        };
+        match message {
+            Message::Goodbye => return Err(End::Goodbye),
+            Message::Cancel => {
+                let ticket = lock(&self.flights).get_mut(&header.id).and_then(Option::take);
+                if let Some(ticket) = ticket {
+                    ticket.cancel();
+                }
+            }
+            Message::Infer(infer) => match payload {
+                Some(payload) => self.infer(&header, infer, &payload, permit),
+                None => drop(permit.send(failed(&status_no_memory()))),
+            },
+            Message::RegisterRegion(register) => {
+                let result = self.register(&register, reader.descriptor());
+                permit.send(match result {
+                    Ok(()) => Outgoing::new(header.id, &Message::Done),
+                    Err(status) => failed(&status),
+                });
+            }
+            Message::OpenChannel(open) => {
+                let result = self.open_channel(&header, &open);
+                permit.send(result.unwrap_or_else(|status| failed(&status)));
+            }
+            // At once, so that what the client sends next finds it done.
+            message @ (Message::CloseModel(_) | Message::CloseRegion(_)) => {
+                let parts = control::answer(&self.app, &self.session, message).await;
+                permit.send(Outgoing::parts(header.id, &parts));
+            }
+            message => {
+                let (app, session) = (self.app.clone(), self.session.clone());
+                self.calls.spawn(async move {
+                    let parts = control::answer(&app, &session, message).await;
+                    permit.send(Outgoing::parts(header.id, &parts));
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn register(&self, register: &RegisterRegion, file: Option<OwnedFd>) -> Result<(), Status> {
+        self.check_shared_memory()?;
+        let file = file.ok_or_else(|| {
+            Status::invalid(
+                "the descriptor of the region's memory file has to come with the message (SCM_RIGHTS)",
+            )
+        })?;
+        self.session.regions.register(register.region, register.length, file)
+    }
+
+    fn check_shared_memory(&self) -> Result<(), Status> {
+        if self.features.contains(Features::SHARED_MEMORY) {
+            return Ok(());
+        }
+        Err(Status::new(
+            Code::Unsupported,
+            "shared memory was not agreed on: it takes a unix socket, and the feature SHARED_MEMORY in `Hello`",
+        ))
+    }
+
+    fn open_channel(&mut self, header: &Header, open: &OpenChannel) -> Result<Outgoing, Status> {
+        self.check_shared_memory()?;
+        if self.channel.is_some() {
+            return Err(Status::invalid("this connection has its rings already; open another connection"));
+        }
+        let &OpenChannel { entries, slot_bytes, replies } = open;
+        ring::check(entries, slot_bytes)?;
+        let opened = ring::lay_out(entries, slot_bytes, replies);
+        let internal = |what: &str, error: &dyn std::fmt::Display| {
+            Status::new(Code::Internal, format!("{what} for the channel: {error}"))
+        };
+        // Lossless: a few dozen MiB.
+        let segment = Region::create(opened.segment_bytes as usize, Pages::Ordinary)
+            .map_err(|error| internal("no memory", &error))?;
+        let bell = || Bell::event().map_err(|error| internal("no doorbell", &error));
+        let cloned = |fd: std::os::fd::BorrowedFd<'_>| {
+            fd.try_clone_to_owned().map_err(|error| internal("no descriptor", &error))
+        };
+        let Bell::Event(request_bell) = bell()? else { unreachable!("`Bell::event` makes an event") };
+        let mut descriptors = vec![cloned(segment.as_fd())?, cloned(request_bell.as_fd())?];
+        let reply_bell = match replies {
+            diolkos_wire::Bell::Event => {
+                let event = bell()?;
+                let descriptor = event.descriptor().expect("an event has one");
+                descriptors.push(cloned(descriptor)?);
+                event
+            }
+            diolkos_wire::Bell::Futex => Bell::Futex,
+            diolkos_wire::Bell::Polled => Bell::Polled,
+        };
+        let memory = segment.mapping().clone();
+        let (lane, channel) = ring::open(self.session.clone(), memory, &opened, request_bell, reply_bell)?;
+        let number = self.front.next_channel();
+        let spin = Spin::new(self.app.settings().channel.spin.get());
+        self.front
+            .with_poller(spin, |poller| poller.add(number, Box::new(channel)))
+            .map_err(|error| internal("no thread", &error))?;
+        self.channel = Some(OpenedChannel { front: self.front.clone(), number, lane });
+        Ok(Outgoing::new(header.id, &Message::ChannelOpened(opened)).with_descriptors(descriptors))
+    }
+
+    fn infer(&self, header: &Header, infer: Infer, payload: &Bytes, permit: mpsc::OwnedPermit<Outgoing>) {
+        let id = header.id;
+        let mut answer =
+            StreamAnswer { id, opened: None, results: None, permit, flights: self.flights.clone() };
+        if lock(&self.flights).contains_key(&id) {
+            let text = format!("request {id} is in flight; take another number");
+            return answer.refuse(&Status::invalid(text));
+        }
+        let results = match infer.results {
+            ResultPlace::Stream => Ok(None),
+            ResultPlace::Region(extent) => {
+                self.session.regions.piece(&extent).map(|piece| Some((extent.region, piece)))
+            }
+        };
+        let prepared = results.and_then(|results| Ok((self.session.request(infer, payload)?, results)));
+        let request = match prepared {
+            Ok(((request, opened), results)) => {
+                (answer.opened, answer.results) = (Some(opened), results);
+                request
+            }
+            Err(status) => return answer.refuse(&status),
+        };
+        lock(&self.flights).insert(id, None);
+        let ticket = self.session.client.submit(request, Box::new(answer));
+        if let Some(flight) = lock(&self.flights).get_mut(&id) {
+            *flight = Some(ticket);
+        }
+    }
+}
+
+fn status_no_memory() -> Status {
+    Status::busy(
+        "the memory for bodies of requests (limits.requests_memory_max) is in use; try again",
+        Duration::from_millis(100),
+    )
+}
+
+/// Answers one request over the stream.
+struct StreamAnswer {
+    id: u64,
+    /// The signature that the client knows; there is one as soon as the engine has the request.
+    opened: Option<Arc<Signature>>,
+    /// Where the outputs go, if not behind the answer: number of the region, and the piece of it.
+    results: Option<(u16, Piece)>,
+    permit: mpsc::OwnedPermit<Outgoing>,
+    flights: Arc<Flights>,
+}
+
+impl StreamAnswer {
+    fn refuse(self, status: &Status) {
+        self.permit.send(Outgoing::new(self.id, &Message::Failed(Failed::from(status))));
+    }
+
+    fn outgoing(&self, reply: &Reply) -> Result<Outgoing, Failed> {
+        let outputs = reply.result.as_ref().map_err(Failed::from)?;
+        let opened = self.opened.as_deref().ok_or_else(|| {
+            Failed::from(&Status::new(Code::Internal, "an answer to a request that was never sent"))
+        })?;
+        let mut payload = Vec::new();
+        let placed = match &self.results {
+            Some((region, room)) => place_outputs(outputs, opened, *region, room)?,
+            None => positions(outputs, opened)
+                .map(|output| {
+                    let (index, tensor) = output.map_err(|status| Failed::from(&status))?;
+                    payload.extend(tensor.data.to_private_pieces());
+                    let place = Place::Stream { length: tensor.data.len() as u64 };
+                    Ok(TensorRef { index, data_type: tensor.data_type, shape: tensor.shape, place })
+                })
+                .collect::<Result<_, Failed>>()?,
+        };
+        let inferred =
+            Inferred { version: outputs.version.version, timing: timing_of(&reply.timing), outputs: placed };
+        Ok(Outgoing::new(self.id, &Message::Inferred(inferred)).with_payload(payload))
+    }
+}
+
+impl ReplySink for StreamAnswer {
+    fn complete(self: Box<Self>, reply: Reply) {
+        let outgoing =
+            self.outgoing(&reply).unwrap_or_else(|failed| Outgoing::new(self.id, &Message::Failed(failed)));
+        // Before the answer is out: a client that is quick may use the number at once.
+        lock(&self.flights).remove(&self.id);
+        self.permit.send(outgoing);
+    }
+}

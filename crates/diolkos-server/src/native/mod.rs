@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The native channel: messages over a stream, and rings and regions in shared memory beside it.
+//!
+//! ```text
+//!  socket ──> connection (async) ──> control: open, list, load, …
+//!                │      │
+//!                │      └─ Infer with its payload ──┐
+//!                │ OpenChannel                      ├──> session: wire ↔ engine ──> engine
+//!                v                                  │
+//!             poller (a thread) ──> ring ── Infer ──┘
+//! ```
+//!
+//! | module | its one job |
+//! |---|---|
+//! | `connection` | one client's stream, from its preface to its end |
+//! | `frames` | messages and payload off and onto a socket, with descriptors beside them |
+//! | `control` | the calls that are not inference |
+//! | `session` | what a client has open, and its requests as the engine's |
+//! | `regions` | the regions that it registered |
+//! | `ring` | its rings: requests out of one, answers into the other |
+//! | `poller` | the thread that looks into rings |
+//! | `limits` | every bound of this module, with its reason |
+
+mod connection;
+mod control;
+mod frames;
+mod limits;
+mod poller;
+mod regions;
+mod ring;
+mod session;
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use diolkos_shm::spin::Spin;
+
+pub(crate) use connection::{Native, speaks_native};
+
+/// What all native connections share.
+#[derive(Default)]
+pub(crate) struct NativeFront {
+    /// Started for the first channel, so that a daemon without any has no thread for them.
+    poller: Mutex<Option<poller::Poller>>,
+    channels: AtomicU64,
+}
+
+impl NativeFront {
+    /// A number for a new channel.
+    fn next_channel(&self) -> u64 {
+        self.channels.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Does something with the poll thread, which is started if it was not; `spin` holds from then on.
+    fn with_poller<T>(&self, spin: Spin, act: impl FnOnce(&poller::Poller) -> T) -> io::Result<T> {
+        let mut poller = self.poller.lock().unwrap_or_else(PoisonError::into_inner);
+        if poller.is_none() {
+            *poller = Some(poller::Poller::start(spin)?);
+        }
+        Ok(act(poller.as_ref().expect("it was just started")))
+    }
+}
+
+impl std::fmt::Debug for NativeFront {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "NativeFront({} channels so far)", self.channels.load(Ordering::Relaxed))
+    }
+}

@@ -1,0 +1,431 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A client's rings: requests out of one, answers into the other.
+//!
+//! A request with number `id` owns the message slot `id mod slots` from the moment it is put in until its answer was
+//! taken out: its body lies there if it does not fit into the entry, and so does the body of the answer. There are as
+//! many slots as the ring of answers has entries, so that ring is never full for a client that keeps to this.
+//!
+//! ```text
+//! poll thread                        device's thread, or the poll thread itself
+//!   take: entry, body ── copied, then decoded
+//!     │ Infer ──> engine ───────────────> Answer: outputs to the region, message to slot, entry, bell
+//!     └ Cancel ─> its ticket
+//! ```
+//!
+//! What breaks these rules (a slot in use, an entry that says nonsense, a full ring of answers) ends the connection:
+//! there is no telling any more which request an answer would be for. Everything else is answered.
+
+use std::mem;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use diolkos_engine::{Reply, ReplySink, Ticket};
+use diolkos_shm::bell::Bell;
+use diolkos_shm::mapping::Mapping;
+use diolkos_shm::ring::{Consumer, Layout, Producer, PushError};
+use diolkos_shm::segment::Segment as _;
+use diolkos_types::{Code, Signature, Status};
+use diolkos_wire::{
+    ChannelOpened, EntryBody, Failed, Infer, Inferred, InlineBody, Kind, Message, Part, ResultPlace,
+    RingEntry, SlotsPlace,
+};
+use tokio::sync::Notify;
+
+use super::limits;
+use super::poller::{Broken, Channel, Taken};
+use super::regions::Piece;
+use super::session::{NativeSession, place_outputs, positions, timing_of};
+
+/// What the poll thread, the threads of devices and the connection share of one pair of rings.
+pub(super) struct Lane {
+    session: Arc<NativeSession>,
+    memory: Arc<Mapping>,
+    slots: SlotsPlace,
+    flights: Mutex<Box<[Option<Flight>]>>,
+    answers: Mutex<Answers>,
+    draining: AtomicBool,
+    broken: AtomicBool,
+    /// Tells the connection that something ended: the lane, or the last request of one that drains.
+    pub(super) changed: Notify,
+}
+
+/// A request that was not answered yet.
+struct Flight {
+    id: u64,
+    /// `None` for the moment between the request's arrival and the engine's answer that it took it.
+    ticket: Option<Ticket>,
+}
+
+struct Answers {
+    ring: Producer<Arc<Mapping>>,
+    bell: Bell,
+    /// Kept for its room.
+    body: Vec<u8>,
+}
+
+impl Lane {
+    fn flights(&self) -> MutexGuard<'_, Box<[Option<Flight>]>> {
+        // Nothing below panics while it holds the lock.
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot_of(&self, id: u64) -> u32 {
+        // Lossless: the remainder is less than a `u32`.
+        (id % u64::from(self.slots.count)) as u32
+    }
+
+    fn slot_offset(&self, slot: u32) -> usize {
+        // Lossless: it lies inside of a mapping.
+        (self.slots.offset + u64::from(slot) * u64::from(self.slots.bytes)) as usize
+    }
+
+    /// Requests that were not answered yet.
+    pub(super) fn in_flight(&self) -> usize {
+        self.flights().iter().flatten().count()
+    }
+
+    /// From now on no request is begun.
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether the client broke the protocol. The connection ends then.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
+    fn break_off(&self, why: &str) -> Broken {
+        if !self.broken.swap(true, Ordering::AcqRel) {
+            tracing::warn!(why, session = %self.session.client.id().0, "a native channel was broken off");
+            self.changed.notify_one();
+        }
+        Broken
+    }
+
+    /// Answers a request. Its slot is free before the answer is out: a client that is quick may use it at once.
+    fn answer(&self, id: u64, message: &Message) {
+        let slot = self.slot_of(id);
+        let none_left = {
+            let mut flights = self.flights();
+            flights[slot as usize] = None;
+            self.draining.load(Ordering::Acquire) && flights.iter().all(Option::is_none)
+        };
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(why) = answers.push(id, slot, message, self) {
+            self.break_off(why);
+        }
+        drop(answers);
+        if none_left {
+            self.changed.notify_one();
+        }
+    }
+}
+
+impl Answers {
+    fn push(&mut self, id: u64, slot: u32, message: &Message, lane: &Lane) -> Result<(), &'static str> {
+        let mut body = mem::take(&mut self.body);
+        body.clear();
+        let kind = match message.append_to(&mut body) {
+            Ok(()) if body.len() <= lane.slots.bytes as usize => message.kind(),
+            // Too many outputs for the slot. A failure always fits.
+            _ => {
+                body.clear();
+                let status = Status::new(
+                    Code::TooLarge,
+                    "the answer does not fit into a message slot; open the channel with larger ones",
+                );
+                let failed = Message::Failed(Failed::from(&status));
+                failed.append_to(&mut body).map_err(|_| "a failure can't be encoded")?;
+                failed.kind()
+            }
+        };
+        let at = match InlineBody::new(&body) {
+            Some(inline) => EntryBody::Inline(inline),
+            None => {
+                lane.memory.write(lane.slot_offset(slot), &body);
+                // Lossless: it fits into a slot.
+                EntryBody::Slot { slot, length: body.len() as u32 }
+            }
+        };
+        self.body = body;
+        let entry = RingEntry { kind: kind.number(), part: Part::Last, id, body: at };
+        self.ring.push(&entry.encode()).map_err(|error| match error {
+            PushError::Full => "the client takes no answers, and sends more requests than it has slots for",
+            PushError::Corrupt(_) => "the counters of its ring of answers contradict each other",
+        })?;
+        self.bell.ring(&self.ring).map_err(|_| "its bell can't be rung")
+    }
+}
+
+/// The poll thread's side of a lane.
+pub(super) struct RingChannel {
+    lane: Arc<Lane>,
+    requests: Consumer<Arc<Mapping>>,
+    bell: OwnedFd,
+    /// Bodies are copied here before anything looks at them.
+    body: Vec<u8>,
+}
+
+/// Makes the two sides of a lane over a segment that is laid out as `opened` says.
+pub(super) fn open(
+    session: Arc<NativeSession>,
+    memory: Arc<Mapping>,
+    opened: &ChannelOpened,
+    request_bell: OwnedFd,
+    reply_bell: Bell,
+) -> Result<(Arc<Lane>, RingChannel), Status> {
+    let wrong = |error: diolkos_shm::ring::LayoutError| Status::new(Code::Internal, error.to_string());
+    let layout = |place: &diolkos_wire::RingPlace| {
+        // Lossless: the place was laid out in a mapping.
+        Layout::new(place.offset as usize, place.entries).map_err(wrong)
+    };
+    let requests = Consumer::new(memory.clone(), layout(&opened.submissions)?).map_err(wrong)?;
+    let ring = Producer::new(memory.clone(), layout(&opened.completions)?).map_err(wrong)?;
+    let flights = (0..opened.slots.count).map(|_| None).collect();
+    let lane = Arc::new(Lane {
+        session,
+        memory,
+        slots: opened.slots,
+        flights: Mutex::new(flights),
+        answers: Mutex::new(Answers { ring, bell: reply_bell, body: Vec::new() }),
+        draining: AtomicBool::new(false),
+        broken: AtomicBool::new(false),
+        changed: Notify::new(),
+    });
+    let body = vec![0; opened.slots.bytes as usize];
+    Ok((lane.clone(), RingChannel { lane, requests, bell: request_bell, body }))
+}
+
+impl Channel for RingChannel {
+    fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+
+    fn take(&mut self, here: bool) -> Result<Taken, Broken> {
+        if self.lane.is_broken() {
+            return Err(Broken);
+        }
+        let corrupt = |_| self.lane.break_off("the counters of its ring of requests contradict each other");
+        let Some(entry) = self.requests.pop().map_err(corrupt)? else { return Ok(Taken::None) };
+        let entry = RingEntry::decode(&entry, &self.lane.slots)
+            .map_err(|error| self.lane.break_off(&error.to_string()))?;
+        self.handle(&entry, here)?;
+        Ok(Taken::One)
+    }
+
+    fn may_sleep(&mut self) -> Result<bool, Broken> {
+        let corrupt = |_| self.lane.break_off("the counters of its ring of requests contradict each other");
+        self.requests.may_sleep().map_err(corrupt)
+    }
+
+    fn awake(&mut self) {
+        self.requests.awake();
+    }
+}
+
+impl RingChannel {
+    fn handle(&mut self, entry: &RingEntry, here: bool) -> Result<(), Broken> {
+        let id = entry.id;
+        if Kind::from_number(entry.kind) == Some(Kind::Cancel) {
+            self.cancel(id);
+            return Ok(());
+        }
+        let slot = self.lane.slot_of(id);
+        {
+            let mut flights = self.lane.flights();
+            let flight = &mut flights[slot as usize];
+            if flight.is_some() {
+                drop(flights);
+                return Err(self
+                    .lane
+                    .break_off("a request came in a slot whose request was not answered yet"));
+            }
+            *flight = Some(Flight { id, ticket: None });
+        }
+        match self.message(entry, slot)? {
+            Ok(Message::Infer(infer)) => self.infer(id, infer, here),
+            Ok(other) => self.refuse(
+                id,
+                &Status::new(
+                    Code::Unsupported,
+                    format!("`{:?}` goes over the socket; rings carry `Infer` and `Cancel`", other.kind()),
+                ),
+            ),
+            Err(error) => self.refuse(id, &Status::new(error.code(), error.to_string())),
+        }
+        Ok(())
+    }
+
+    /// The message of an entry, from a copy of its body.
+    fn message(
+        &mut self,
+        entry: &RingEntry,
+        own: u32,
+    ) -> Result<Result<Message, diolkos_wire::DecodeError>, Broken> {
+        match &entry.body {
+            EntryBody::Inline(body) => Ok(entry.message(body.as_bytes())),
+            &EntryBody::Slot { slot, length } => {
+                if slot != own {
+                    return Err(self.lane.break_off("a request's body lies in another slot than its own"));
+                }
+                let body = &mut self.body[..length as usize];
+                self.lane.memory.read(self.lane.slot_offset(slot), body);
+                Ok(entry.message(body))
+            }
+        }
+    }
+
+    fn refuse(&self, id: u64, status: &Status) {
+        self.lane.answer(id, &Message::Failed(Failed::from(status)));
+    }
+
+    fn infer(&self, id: u64, infer: Infer, here: bool) {
+        let lane = &self.lane;
+        if lane.draining.load(Ordering::Acquire) {
+            return self.refuse(id, &Status::new(Code::Unavailable, "the daemon is shutting down"));
+        }
+        let results = match infer.results {
+            ResultPlace::Stream => Ok(None),
+            ResultPlace::Region(extent) => {
+                lane.session.regions.piece(&extent).map(|piece| Some((extent.region, piece)))
+            }
+        };
+        let prepared = results.and_then(|results| Ok((lane.session.request(infer, &Bytes::new())?, results)));
+        let ((request, opened), results) = match prepared {
+            Ok(prepared) => prepared,
+            Err(status) => return self.refuse(id, &status),
+        };
+        let sink = Box::new(Answer { lane: lane.clone(), id, opened, results });
+        let client = &lane.session.client;
+        let ticket = if here { client.submit_here(request, sink) } else { client.submit(request, sink) };
+        let mut flights = lane.flights();
+        if let Some(flight) = &mut flights[lane.slot_of(id) as usize]
+            && flight.id == id
+        {
+            flight.ticket = Some(ticket);
+        }
+    }
+
+    /// Nobody waits for a request any more. It is answered all the same, so that its slot becomes free.
+    fn cancel(&self, id: u64) {
+        let ticket = {
+            let mut flights = self.lane.flights();
+            let flight = flights[self.lane.slot_of(id) as usize].as_mut().filter(|flight| flight.id == id);
+            flight.and_then(|flight| flight.ticket.take())
+        };
+        // Outside of the lock: a job that waits is answered at once, and on this thread.
+        if let Some(ticket) = ticket {
+            ticket.cancel();
+        }
+    }
+}
+
+impl Drop for RingChannel {
+    fn drop(&mut self) {
+        // Nobody will take what these were for.
+        let tickets: Vec<Ticket> =
+            self.lane.flights().iter_mut().flatten().filter_map(|flight| flight.ticket.take()).collect();
+        for ticket in tickets {
+            ticket.cancel();
+        }
+    }
+}
+
+/// Answers one request.
+struct Answer {
+    lane: Arc<Lane>,
+    id: u64,
+    /// The signature that the client knows.
+    opened: Arc<Signature>,
+    /// Where the outputs go: number of the region, and the piece of it.
+    results: Option<(u16, Piece)>,
+}
+
+impl ReplySink for Answer {
+    fn complete(self: Box<Self>, reply: Reply) {
+        let message = match self.inferred(&reply) {
+            Ok(inferred) => Message::Inferred(inferred),
+            Err(failed) => Message::Failed(failed),
+        };
+        // The outputs are in the region now, and their memory can be used again.
+        drop(reply);
+        self.lane.answer(self.id, &message);
+    }
+}
+
+impl Answer {
+    fn inferred(&self, reply: &Reply) -> Result<Inferred, Failed> {
+        let outputs = reply.result.as_ref().map_err(Failed::from)?;
+        let placed = match &self.results {
+            Some((region, room)) => place_outputs(outputs, &self.opened, *region, room)?,
+            None => nowhere(outputs, &self.opened)?,
+        };
+        Ok(Inferred { version: outputs.version.version, timing: timing_of(&reply.timing), outputs: placed })
+    }
+}
+
+/// Outputs of a request that named no place for them: over a ring there must be none.
+fn nowhere(
+    outputs: &diolkos_engine::Outputs,
+    opened: &Signature,
+) -> Result<Vec<diolkos_wire::TensorRef>, Failed> {
+    match positions(outputs, opened).next() {
+        None => Ok(Vec::new()),
+        Some(_) => Err(Failed::from(&Status::invalid(
+            "over a ring the outputs need a place in a region (`results`); or send the request over the socket",
+        ))),
+    }
+}
+
+/// How a segment is laid out: rings first, then slots, one for each entry.
+pub(super) fn lay_out(entries: u32, slot_bytes: u32, replies: diolkos_wire::Bell) -> ChannelOpened {
+    use diolkos_wire::layout::{RING_ALIGN, SLOT_ALIGN};
+    let ring = |offset: u64| diolkos_wire::RingPlace { offset, entries };
+    let submissions = ring(0);
+    let completions = ring(submissions.bytes().next_multiple_of(RING_ALIGN));
+    let slots = SlotsPlace {
+        offset: (completions.offset + completions.bytes()).next_multiple_of(SLOT_ALIGN),
+        count: entries,
+        bytes: slot_bytes,
+    };
+    let segment_bytes = slots.offset + u64::from(entries) * u64::from(slot_bytes);
+    let requests = diolkos_wire::Bell::Event;
+    ChannelOpened { segment_bytes, submissions, completions, slots, requests, replies }
+}
+
+/// Refuses a channel that is larger or smaller than there may be.
+pub(super) fn check(entries: u32, slot_bytes: u32) -> Result<(), Status> {
+    let (least, most) = (limits::RING_ENTRIES_MIN, limits::RING_ENTRIES_MAX);
+    if !(least..=most).contains(&entries) {
+        return Err(Status::invalid(format!(
+            "rings of {entries} entries; between {least} and {most} are possible"
+        )));
+    }
+    let (least, most) = (limits::SLOT_BYTES_MIN, limits::SLOT_BYTES_MAX);
+    if !(least..=most).contains(&slot_bytes) {
+        return Err(Status::invalid(format!(
+            "message slots of {slot_bytes} bytes; between {least} and {most} are possible"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_layout_that_may_be_is_sound() {
+        for entries in [1, 2, 256, limits::RING_ENTRIES_MAX] {
+            for slot_bytes in [limits::SLOT_BYTES_MIN, limits::SLOT_BYTES_MAX] {
+                check(entries, slot_bytes).unwrap();
+                let opened = lay_out(entries, slot_bytes, diolkos_wire::Bell::Futex);
+                opened.check().unwrap();
+                assert!(opened.segment_bytes <= 64 << 20);
+            }
+        }
+        assert!(check(0, 4096).is_err() && check(1024, 4096).is_err() && check(2, 64).is_err());
+    }
+}

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What one native client has open, and its requests as the engine's.
+//!
+//! A handle remembers the signature that it was opened with: tensors are named by their positions in it. When the
+//! model is replaced meanwhile, names still decide, so nobody's numbers change their meaning.
+
+use std::collections::HashMap;
+use std::num::NonZeroU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use diolkos_backend::{Buffer, Tensor};
+use diolkos_engine::store::LoadedVersion;
+use diolkos_engine::{NamedTensor, Outputs, Request, Timing};
+use diolkos_types::{Code, HandleId, Shape, Signature, Status};
+use diolkos_wire::{Class, Failed, Infer, Limits, ModelOpened, Place, TensorRef};
+
+use super::regions::{Piece, Regions};
+use crate::sessions::ClientSession;
+
+/// Outputs in a region begin on such a boundary: a cache line, and every element is aligned.
+const RESULT_ALIGNMENT: usize = 64;
+
+/// A client's session.
+pub(super) struct NativeSession {
+    pub(super) client: Arc<ClientSession>,
+    pub(super) regions: Regions,
+    opened: Mutex<HashMap<HandleId, Arc<Signature>>>,
+}
+
+impl NativeSession {
+    pub(super) fn new(client: Arc<ClientSession>, limits: Limits) -> NativeSession {
+        NativeSession { client, regions: Regions::new(limits), opened: Mutex::default() }
+    }
+
+    fn opened(&self) -> MutexGuard<'_, HashMap<HandleId, Arc<Signature>>> {
+        // Nothing below panics while it holds the lock.
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a handle on a model that is loaded as `version`.
+    pub(super) fn open(
+        &self,
+        name: &str,
+        wanted: Option<NonZeroU64>,
+        version: &LoadedVersion,
+    ) -> Result<ModelOpened, Status> {
+        let handle = self.client.open(name, wanted.map(NonZeroU64::get))?;
+        self.opened().insert(handle, version.signature.clone());
+        Ok(ModelOpened { handle, version: version.version, signature: (*version.signature).clone() })
+    }
+
+    /// Closes a handle. Requests that it admitted go on.
+    pub(super) fn close(&self, handle: HandleId) -> Result<(), Status> {
+        self.opened().remove(&handle);
+        self.client.close(handle)
+    }
+
+    /// The engine's request, and what is needed to tell of its outputs. `payload` are the bytes that came behind
+    /// the message; their number is that of the tensors which lie there.
+    pub(super) fn request(&self, infer: Infer, payload: &Bytes) -> Result<(Request, Arc<Signature>), Status> {
+        let Infer { handle, class, timeout_us, order, params, inputs, outputs, results: _ } = infer;
+        if order.is_some() {
+            return Err(Status::new(
+                Code::Unsupported,
+                "requests with an `order` are not offered by compute leases",
+            ));
+        }
+        let signature = self.opened().get(&handle).cloned().ok_or_else(|| {
+            Status::new(Code::NotFound, "the handle is not open; open the model first, in this session")
+        })?;
+        let mut at = 0;
+        let inputs = inputs.iter().map(|input| self.input(input, &signature, payload, &mut at));
+        let inputs = inputs.collect::<Result<Vec<_>, Status>>()?;
+        let outputs =
+            outputs.map(|outputs| outputs.iter().map(|&index| output_name(index, &signature)).collect());
+        let request = Request {
+            params,
+            inputs,
+            outputs: outputs.transpose()?,
+            class: class_of(class),
+            // A timeout past the end of the clock is none.
+            deadline: timeout_us
+                .and_then(|timeout| Instant::now().checked_add(Duration::from_micros(timeout.get()))),
+            ..Request::new(handle)
+        };
+        Ok((request, signature))
+    }
+
+    fn input(
+        &self,
+        input: &TensorRef,
+        signature: &Signature,
+        payload: &Bytes,
+        at: &mut usize,
+    ) -> Result<NamedTensor, Status> {
+        let &TensorRef { index, data_type, shape, place } = input;
+        let spec = signature.inputs.get(usize::from(index)).ok_or_else(|| {
+            Status::invalid(format!("there is no input {index}: the model has {}", signature.inputs.len()))
+        })?;
+        let data = match place {
+            Place::Region(extent) => self.regions.buffer(&extent)?,
+            Place::Stream { length } => {
+                let end = usize::try_from(length).ok().and_then(|length| at.checked_add(length));
+                let end = end.filter(|&end| end <= payload.len()).ok_or_else(|| {
+                    Status::invalid(format!(
+                        "input `{}` reaches beyond the payload of the message",
+                        spec.name
+                    ))
+                })?;
+                let data = payload.slice(*at..end);
+                *at = end;
+                Buffer::from(data)
+            }
+        };
+        Ok(NamedTensor { name: spec.name.clone(), tensor: Tensor { data_type, shape, data } })
+    }
+}
+
+fn output_name(index: u16, signature: &Signature) -> Result<Box<str>, Status> {
+    let spec = signature.outputs.get(usize::from(index));
+    spec.map(|spec| spec.name.clone()).ok_or_else(|| {
+        Status::invalid(format!("there is no output {index}: the model has {}", signature.outputs.len()))
+    })
+}
+
+fn class_of(class: Class) -> diolkos_engine::Class {
+    match class {
+        Class::Interactive => diolkos_engine::Class::Interactive,
+        Class::Standard => diolkos_engine::Class::Standard,
+        Class::Batch => diolkos_engine::Class::Batch,
+    }
+}
+
+/// The engine's timing as messages carry it.
+pub(super) fn timing_of(timing: &Timing) -> diolkos_wire::Timing {
+    let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    diolkos_wire::Timing {
+        queue_ns: ns(timing.queue),
+        copy_in_ns: ns(timing.copy_in),
+        compute_ns: ns(timing.compute),
+        copy_out_ns: ns(timing.copy_out),
+    }
+}
+
+/// Each output with its position in the signature that the client knows.
+pub(super) fn positions<'a>(
+    outputs: &'a Outputs,
+    opened: &'a Signature,
+) -> impl Iterator<Item = Result<(u16, &'a Tensor), Status>> {
+    let ran = &outputs.version.signature.outputs;
+    outputs.tensors.iter().map(move |(index, tensor)| {
+        let name = &ran[*index].name;
+        let same = opened.outputs.get(*index).is_some_and(|spec| spec.name == *name);
+        let position =
+            if same { Some(*index) } else { opened.outputs.iter().position(|spec| spec.name == *name) };
+        let position = position.and_then(|position| u16::try_from(position).ok()).ok_or_else(|| {
+            Status::new(
+                Code::Aborted,
+                format!("the model was replaced by one with another output, `{name}`; open it again"),
+            )
+        })?;
+        Ok((position, tensor))
+    })
+}
+
+/// Copies the outputs into a piece of a region, one behind the other.
+pub(super) fn place_outputs(
+    outputs: &Outputs,
+    opened: &Signature,
+    region: u16,
+    room: &Piece,
+) -> Result<Vec<TensorRef>, Failed> {
+    let needed = needed_bytes(outputs.tensors.iter().map(|(_, tensor)| tensor.data.len()));
+    if needed > room.length {
+        let message = format!(
+            "the outputs need {needed} bytes, and the place for them has {}; send the request again with a larger one",
+            room.length
+        );
+        let mut failed = Failed::from(&Status::new(Code::TooLarge, message));
+        failed.needed = NonZeroU64::new(needed as u64);
+        return Err(failed);
+    }
+    let mut at = 0usize;
+    let mut placed = Vec::with_capacity(outputs.tensors.len());
+    for output in positions(outputs, opened) {
+        let (index, tensor) = output.map_err(|status| Failed::from(&status))?;
+        let Tensor { data_type, shape, ref data } = *tensor;
+        let offset = room.offset + at;
+        placed.push(tensor_ref(index, data_type, shape, region, offset, data.len()));
+        let mut to = offset;
+        for piece in data.to_private_pieces() {
+            room.memory.write(to, &piece);
+            to += piece.len();
+        }
+        at = (at + data.len()).next_multiple_of(RESULT_ALIGNMENT);
+    }
+    Ok(placed)
+}
+
+fn tensor_ref(
+    index: u16,
+    data_type: diolkos_types::DataType,
+    shape: Shape,
+    region: u16,
+    offset: usize,
+    length: usize,
+) -> TensorRef {
+    let extent = diolkos_wire::Extent { region, offset: offset as u64, length: length as u64 };
+    TensorRef { index, data_type, shape, place: Place::Region(extent) }
+}
+
+/// Room that outputs of these lengths need. Their sum is far below the end of the address space: they are there.
+fn needed_bytes(lengths: impl Iterator<Item = usize>) -> usize {
+    lengths.fold(0, |sum: usize, length| sum.next_multiple_of(RESULT_ALIGNMENT) + length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_begin_on_cache_lines() {
+        assert_eq!(needed_bytes([].into_iter()), 0);
+        assert_eq!(needed_bytes([10].into_iter()), 10);
+        assert_eq!(needed_bytes([10, 0, 65, 1].into_iter()), 64 + 128 + 1);
+    }
+}

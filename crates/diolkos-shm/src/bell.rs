@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Doorbells: how the consumer of a ring waits, and how its producer wakes it.
+//!
+//! | kind | the consumer sleeps in | the producer calls | for |
+//! |---|---|---|---|
+//! | [`Bell::Event`] | `poll` on an eventfd | `write` | processes that also wait for other descriptors |
+//! | [`Bell::Futex`] | `futex` on the ring's word | `futex` | two processes that only have the memory in common |
+//! | [`Bell::Polled`] | not at all | nothing | a core to spare |
+//!
+//! Where the two sides have none of these in common (a guest and its host), the doorbell is a message on a stream: the
+//! producer sends one when [`Producer::wake`] says so, and whoever reads it calls [`Consumer::awake`].
+//!
+//! A peer that died rings nothing any more. So a waiter also watches a socket whose other end closes with the peer
+//! ([`Receiver::watch`]): together with an eventfd in one call, and beside the others every [`WATCH_INTERVAL`].
+//!
+//! A peer can ring for nothing, as often as it likes. Each ring costs the waiter one look at an empty ring; whoever
+//! waits for many peers bounds how much of its time one of them gets.
+
+use core::sync::atomic::AtomicU32;
+use core::time::Duration;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+use rustix::thread::futex;
+
+use crate::ring::{Consumer, Corrupt, Entry, Producer};
+use crate::segment::Segment;
+use crate::spin::{Spin, Waited, YIELD_MAX};
+
+/// How often a waiter that can't wait for two things at once looks at the socket that it watches. Long enough to
+/// cost nothing, short enough that nobody takes a dead daemon for a slow one.
+pub const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Looks between two readings of the clock, which costs as much as several looks.
+const LOOKS: u32 = 16;
+
+/// A doorbell.
+#[derive(Debug)]
+pub enum Bell {
+    /// An eventfd; see eventfd(2).
+    Event(OwnedFd),
+    /// The word in the ring that says whether its consumer sleeps; see futex(2).
+    Futex,
+    /// None: the consumer never sleeps.
+    Polled,
+}
+
+/// Why waiting ended without an answer.
+#[derive(Debug, thiserror::Error)]
+pub enum WaitError {
+    /// See [`Corrupt`].
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
+    /// The other end of the socket that is watched has closed.
+    #[error("the other side closed the channel")]
+    HungUp,
+    /// The system refused.
+    #[error("can't {action} a doorbell")]
+    System {
+        /// What was attempted.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn system(action: &'static str) -> impl Fn(Errno) -> WaitError {
+    move |errno| WaitError::System { action, source: errno.into() }
+}
+
+impl Bell {
+    /// An eventfd of our own. Its descriptor goes to the peer.
+    pub fn event() -> Result<Bell, WaitError> {
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(system("make"))?;
+        Ok(Bell::Event(event))
+    }
+
+    /// The descriptor that can be waited for, if the bell has one.
+    #[must_use]
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Bell::Event(event) => Some(event.as_fd()),
+            Bell::Futex | Bell::Polled => None,
+        }
+    }
+
+    /// Wakes the consumer if it sleeps. To be called after entries were put in.
+    pub fn ring<S: Segment<Word = AtomicU32>>(&self, producer: &Producer<S>) -> Result<(), WaitError> {
+        if !producer.wake() {
+            return Ok(());
+        }
+        match self {
+            Bell::Polled => Ok(()),
+            Bell::Event(event) => match rustix::io::write(event, &1u64.to_ne_bytes()) {
+                // The counter is at its end because the peer put it there; then it is not zero, and wakes.
+                Ok(_) | Err(Errno::AGAIN) => Ok(()),
+                Err(errno) => Err(system("ring")(errno)),
+            },
+            Bell::Futex => {
+                // Not private: the other side is another process.
+                let woken = futex::wake(producer.sleeping(), futex::Flags::empty(), 1);
+                woken.map(drop).map_err(system("ring"))
+            }
+        }
+    }
+
+    /// Sleeps until rung, or until `timeout` has passed, or for no reason at all. Where the bell is a
+    /// descriptor, an end of `watched` wakes it as well.
+    fn sleep<S: Segment<Word = AtomicU32>>(
+        &self,
+        consumer: &Consumer<S>,
+        timeout: Option<Duration>,
+        watched: Option<&OwnedFd>,
+    ) -> Result<(), WaitError> {
+        // A time past the end of the clock is none.
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        match self {
+            Bell::Polled => {
+                std::thread::yield_now();
+                Ok(())
+            }
+            Bell::Event(event) => {
+                // Without a socket to watch, the bell twice.
+                let mut fds = [
+                    PollFd::new(event, PollFlags::IN),
+                    PollFd::new(watched.unwrap_or(event), PollFlags::RDHUP),
+                ];
+                match poll(&mut fds, timeout.as_ref()) {
+                    Ok(0) | Err(Errno::INTR) => return Ok(()),
+                    Ok(_) => {}
+                    Err(errno) => return Err(system("wait for")(errno)),
+                }
+                if !fds[1].revents().is_empty() {
+                    return Err(WaitError::HungUp);
+                }
+                // Read, so that the next wait waits. Nothing to read: somebody else did.
+                match rustix::io::read(event, &mut [0; 8]) {
+                    Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+                    Err(errno) => Err(system("read")(errno)),
+                }
+            }
+            Bell::Futex => {
+                match futex::wait(consumer.sleeping(), futex::Flags::empty(), 1, timeout.as_ref()) {
+                    // AGAIN: the producer cleared the word before we slept.
+                    Ok(()) | Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => Ok(()),
+                    Err(errno) => Err(system("wait for")(errno)),
+                }
+            }
+        }
+    }
+}
+
+/// A consumer that waits: looks for a while, then sleeps.
+#[derive(Debug)]
+pub struct Receiver<S> {
+    consumer: Consumer<S>,
+    bell: Bell,
+    spin: Spin,
+    watched: Option<OwnedFd>,
+    watched_at: Instant,
+}
+
+impl<S: Segment<Word = AtomicU32>> Receiver<S> {
+    /// Waits at this bell for what comes out of the ring.
+    #[must_use]
+    pub fn new(consumer: Consumer<S>, bell: Bell, spin: Spin) -> Receiver<S> {
+        Receiver { consumer, bell, spin, watched: None, watched_at: Instant::now() }
+    }
+
+    /// Ends waiting with [`WaitError::HungUp`] once the other end of this socket has closed. What is in the ring
+    /// by then is given first.
+    #[must_use]
+    pub fn watch(mut self, socket: OwnedFd) -> Receiver<S> {
+        self.watched = Some(socket);
+        self
+    }
+
+    /// The next entry if there is one.
+    pub fn try_next(&mut self) -> Result<Option<Entry>, Corrupt> {
+        self.consumer.pop()
+    }
+
+    /// The next entry, or `None` when `until` has passed without one.
+    pub fn next_before(&mut self, until: Option<Instant>) -> Result<Option<Entry>, WaitError> {
+        if let Some(entry) = self.consumer.pop()? {
+            return Ok(Some(entry));
+        }
+        let began = Instant::now();
+        let (mut found, busy) = self.look(began)?;
+        while found.is_none() {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                break;
+            }
+            let mut slept = Ok(());
+            if self.consumer.may_sleep()? {
+                slept = self.sleep(left);
+                self.consumer.awake();
+            }
+            // Before the end is told: what a peer put in before it died is there.
+            found = self.consumer.pop()?;
+            if found.is_none() {
+                slept?;
+            }
+        }
+        self.spin.learn(Waited { total: began.elapsed(), busy });
+        Ok(found)
+    }
+
+    /// Sleeps once, and looks at the socket where the bell does not wait for both.
+    fn sleep(&mut self, left: Option<Duration>) -> Result<(), WaitError> {
+        if let (Bell::Futex | Bell::Polled, Some(socket)) = (&self.bell, &self.watched) {
+            let now = Instant::now();
+            if now.duration_since(self.watched_at) >= WATCH_INTERVAL {
+                self.watched_at = now;
+                if has_hung_up(socket)? {
+                    return Err(WaitError::HungUp);
+                }
+            }
+            let left = left.map_or(WATCH_INTERVAL, |left| left.min(WATCH_INTERVAL));
+            return self.bell.sleep(&self.consumer, Some(left), None);
+        }
+        self.bell.sleep(&self.consumer, left, self.watched.as_ref())
+    }
+
+    /// Looks for as long as is likely to be worth it. Also says whether others want the core.
+    fn look(&mut self, began: Instant) -> Result<(Option<Entry>, bool), Corrupt> {
+        let limit = self.spin.look();
+        let mut now = began;
+        while now.duration_since(began) < limit {
+            for _ in 0..LOOKS {
+                if let Some(entry) = self.consumer.pop()? {
+                    return Ok((Some(entry), false));
+                }
+                core::hint::spin_loop();
+            }
+            let before = Instant::now();
+            std::thread::yield_now();
+            now = Instant::now();
+            if now.duration_since(before) > YIELD_MAX {
+                return Ok((self.consumer.pop()?, true));
+            }
+        }
+        Ok((None, false))
+    }
+}
+
+fn has_hung_up(socket: &OwnedFd) -> Result<bool, WaitError> {
+    let mut fds = [PollFd::new(socket, PollFlags::RDHUP)];
+    match poll(&mut fds, Some(&Timespec::default())) {
+        Ok(_) => Ok(!fds[0].revents().is_empty()),
+        Err(Errno::INTR) => Ok(false),
+        Err(errno) => Err(system("wait for")(errno)),
+    }
+}

@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Regions: memory files that are shared by passing their descriptors.
+//!
+//! ```text
+//!            create                                     open
+//! options ──> memfd ──size──> sealed ──map──> Region <──map──checked<── somebody's descriptor
+//! ```
+//!
+//! Whose memory file it is makes the difference. One of our own is sealed here. One that a peer hands over is
+//! only believed to be what the kernel says of it: a memory file, of ordinary pages, whose size is sealed
+//! against both directions. Without the seals, a peer that shrinks the file after it was checked would turn
+//! our next access into a fatal signal; with a file of another kind (on disk, FUSE) it could make every access
+//! wait for as long as it likes; and a hole that it punches into huge pages could not be filled again where
+//! the pool of huge pages is empty, a fatal signal once more. Holes in ordinary pages read as zeroes.
+//!
+//! A descriptor of a memory file is as good as the file: whoever has it for reading can open it again for writing
+//! through `/proc`. So a region that a peer must not write is sealed against future writes once it is mapped here
+//! ([`Region::seal_writes`]), before its descriptor is given away.
+
+use alloc::sync::Arc;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{
+    MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, fstatfs, ftruncate, memfd_create,
+};
+
+use crate::mapping::{Access, Mapping};
+
+/// Magic number of a file system of huge pages (`HUGETLBFS_MAGIC`, include/uapi/linux/magic.h).
+const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
+
+/// Size of a huge page, as asked for below.
+const HUGE_BYTES: usize = 2 << 20;
+
+/// Seals that keep a file's size.
+const SIZE_SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);
+
+/// Which pages a region is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pages {
+    /// Ordinary ones.
+    #[default]
+    Ordinary,
+    /// Ordinary ones, with the wish that the kernel puts them together into huge ones
+    /// (`/sys/kernel/mm/transparent_hugepage/shmem_enabled` decides).
+    Transparent,
+    /// Huge ones of 2 MiB from the reserved pool, for regions whose writes are sealed; see the module.
+    Huge,
+}
+
+/// Why there is no region.
+#[derive(Debug, thiserror::Error)]
+pub enum RegionError {
+    /// Regions have at least one byte and fit into the address space.
+    #[error("a region of {len} bytes; between 1 and {max} are possible")]
+    Size {
+        /// Its size.
+        len: u64,
+        /// The most that was allowed.
+        max: u64,
+    },
+    /// The descriptor is not that of a memory file, or its size is not sealed.
+    #[error(
+        "the descriptor is not that of a memory file whose size is sealed; make it with memfd_create and \
+         MFD_ALLOW_SEALING, and add F_SEAL_SHRINK and F_SEAL_GROW"
+    )]
+    Unsealed,
+    /// The memory file has huge pages, which a peer can take away.
+    #[error(
+        "the memory file is made of huge pages, which are not taken from others; make it without MFD_HUGETLB"
+    )]
+    Huge,
+    /// The system refused.
+    #[error("can't {action} a memory file")]
+    System {
+        /// What was attempted.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn system(action: &'static str) -> impl Fn(rustix::io::Errno) -> RegionError {
+    move |errno| RegionError::System { action, source: errno.into() }
+}
+
+/// Shared memory: a sealed memory file, mapped.
+#[derive(Debug)]
+pub struct Region {
+    file: OwnedFd,
+    mapping: Arc<Mapping>,
+}
+
+impl Region {
+    /// A new region of zeroes. `len` is rounded up to whole pages by the kernel, but only `len` bytes are used.
+    pub fn create(len: usize, pages: Pages) -> Result<Region, RegionError> {
+        // Files of huge pages have whole ones only.
+        let len =
+            if pages == Pages::Huge { len.checked_next_multiple_of(HUGE_BYTES).unwrap_or(0) } else { len };
+        check_len(len as u64, isize::MAX as u64)?;
+        let kind = if pages == Pages::Huge {
+            MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB
+        } else {
+            MemfdFlags::empty()
+        };
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | kind;
+        let file = memfd_create("diolkos", flags).map_err(system("make"))?;
+        ftruncate(&file, len as u64).map_err(system("size"))?;
+        fcntl_add_seals(&file, SIZE_SEALS).map_err(system("seal"))?;
+        let region = Region::map(file, len, Access::Write)?;
+        if pages == Pages::Transparent {
+            // A kernel without transparent huge pages says no, and the region is as good without.
+            let _ = region.mapping.advise_huge_pages();
+        }
+        Ok(region)
+    }
+
+    /// A region that a peer made, of at most `len_max` bytes.
+    pub fn open(file: OwnedFd, len_max: u64) -> Result<Region, RegionError> {
+        Region::open_for(file, len_max, Access::Write)
+    }
+
+    /// A region that a peer made and that is only read here, perhaps because it is sealed against writes.
+    pub fn open_read_only(file: OwnedFd, len_max: u64) -> Result<Region, RegionError> {
+        Region::open_for(file, len_max, Access::Read)
+    }
+
+    fn open_for(file: OwnedFd, len_max: u64, access: Access) -> Result<Region, RegionError> {
+        // Only memory files have seals at all; those on /dev/shm have none of these.
+        let seals = fcntl_get_seals(&file).map_err(|_| RegionError::Unsealed)?;
+        if !seals.contains(SIZE_SEALS) {
+            return Err(RegionError::Unsealed);
+        }
+        // Nobody can take pages out of a file that nobody can write.
+        let holes = !seals.intersects(SealFlags::WRITE | SealFlags::FUTURE_WRITE);
+        if holes && fstatfs(&file).map_err(system("look at"))?.f_type as u64 == HUGETLBFS_MAGIC {
+            return Err(RegionError::Huge);
+        }
+        // After the seals, so that it can't change any more.
+        let size = fstat(&file).map_err(system("look at"))?.st_size;
+        let len = u64::try_from(size).unwrap_or(0);
+        check_len(len, len_max.min(isize::MAX as u64))?;
+        Region::map(file, len as usize, access)
+    }
+
+    fn map(file: OwnedFd, len: usize, access: Access) -> Result<Region, RegionError> {
+        let mapping = Mapping::new(&file, len, access)
+            .map_err(|source| RegionError::System { action: "map", source })?;
+        Ok(Region { file, mapping: Arc::new(mapping) })
+    }
+
+    /// The memory file and the mapping, for whoever is alone in having them.
+    pub(crate) fn into_parts(self) -> Option<(OwnedFd, Mapping)> {
+        Some((self.file, Arc::into_inner(self.mapping)?))
+    }
+
+    /// From now on nobody can map the file for writing or write to it, and nobody can punch holes; this mapping stays
+    /// writable. To be called before the descriptor is given to a reader.
+    pub fn seal_writes(&self) -> Result<(), RegionError> {
+        fcntl_add_seals(&self.file, SealFlags::FUTURE_WRITE | SealFlags::SEAL).map_err(system("seal"))
+    }
+
+    /// The memory. It stays mapped for as long as somebody has it, even without the region.
+    #[must_use]
+    pub fn mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
+    }
+}
+
+impl AsFd for Region {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+fn check_len(len: u64, max: u64) -> Result<(), RegionError> {
+    if (1..=max).contains(&len) { Ok(()) } else { Err(RegionError::Size { len, max }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::Ordering;
+    use std::string::ToString as _;
+    use std::vec;
+
+    use super::*;
+    use crate::segment::Segment as _;
+
+    const LEN: usize = 10_000;
+
+    fn again(region: &Region) -> OwnedFd {
+        region.as_fd().try_clone_to_owned().unwrap()
+    }
+
+    #[test]
+    fn two_mappings_are_one_memory() {
+        for pages in [Pages::Ordinary, Pages::Transparent] {
+            let one = Region::create(LEN, pages).unwrap();
+            let other = Region::open(again(&one), LEN as u64).unwrap();
+            one.mapping().write(4097, &[1, 2, 3]);
+            let mut bytes = [9; 5];
+            other.mapping().read(4096, &mut bytes);
+            assert_eq!((bytes, other.mapping().len()), ([0, 1, 2, 3, 0], LEN));
+            other.mapping().word(128).store(7, Ordering::Release);
+            assert_eq!(one.mapping().word(128).load(Ordering::Acquire), 7);
+            drop(one);
+            other.mapping().read(4096, &mut bytes);
+            assert_eq!(bytes, [0, 1, 2, 3, 0], "a mapping outlives the one that made it");
+        }
+    }
+
+    #[test]
+    fn sizes_have_bounds() {
+        assert!(matches!(Region::create(0, Pages::Ordinary), Err(RegionError::Size { len: 0, .. })));
+        let region = Region::create(LEN, Pages::Ordinary).unwrap();
+        let error = Region::open(again(&region), LEN as u64 - 1).unwrap_err();
+        assert_eq!(error.to_string(), "a region of 10000 bytes; between 1 and 9999 are possible");
+        assert!(ftruncate(&region, 1).is_err() && ftruncate(&region, 1 << 20).is_err(), "the size is sealed");
+    }
+
+    #[test]
+    fn only_sealed_memory_files_are_taken() {
+        let unsealed = memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        ftruncate(&unsealed, 4096).unwrap();
+        assert!(matches!(Region::open(unsealed.try_clone().unwrap(), 4096), Err(RegionError::Unsealed)));
+        fcntl_add_seals(&unsealed, SealFlags::SHRINK).unwrap();
+        assert!(matches!(Region::open(unsealed.try_clone().unwrap(), 4096), Err(RegionError::Unsealed)));
+        fcntl_add_seals(&unsealed, SealFlags::GROW).unwrap();
+        Region::open(unsealed, 4096).unwrap();
+        for path in ["/proc/self/exe", "/dev/zero", "/proc/self/stat"] {
+            let file = std::fs::File::open(path).unwrap();
+            assert!(matches!(Region::open(file.into(), u64::MAX), Err(RegionError::Unsealed)), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_region_for_replies_is_written_here_only() {
+        let region = Region::create(LEN, Pages::Ordinary).unwrap();
+        region.seal_writes().unwrap();
+        region.mapping().write(0, &[5]);
+        let error = Region::open(again(&region), LEN as u64).unwrap_err();
+        assert!(matches!(error, RegionError::System { action: "map", .. }), "{error}");
+        let reader = Region::open_read_only(again(&region), LEN as u64).unwrap();
+        let mut byte = [0];
+        reader.mapping().read(0, &mut byte);
+        assert_eq!(byte, [5]);
+        let write = std::panic::AssertUnwindSafe(|| reader.mapping().write(0, &[6]));
+        std::panic::catch_unwind(write).unwrap_err();
+        // Not through /proc either, which gives a new descriptor that may write.
+        let path = std::format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&region.as_fd()));
+        let reopened = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+        std::io::Write::write_all(&mut &reopened, &[7]).unwrap_err();
+        let punched = rustix::fs::fallocate(
+            &reopened,
+            rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE,
+            0,
+            4096,
+        );
+        punched.unwrap_err();
+    }
+
+    #[test]
+    fn a_hole_reads_as_zeroes() {
+        let region = Region::create(LEN, Pages::Ordinary).unwrap();
+        region.mapping().write(0, &vec![7; LEN]);
+        let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(&region, flags, 0, 4096).unwrap();
+        let mut bytes = vec![1; LEN];
+        region.mapping().read(0, &mut bytes);
+        assert!(bytes[..4096].iter().all(|&byte| byte == 0) && bytes[4096..].iter().all(|&byte| byte == 7));
+    }
+}

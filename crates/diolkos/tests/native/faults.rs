@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What goes wrong, and harms nobody else.
+
+use diolkos_client::types::Code;
+use diolkos_client::{AnyTensor, Client, Error, Options};
+
+use crate::support::{Fixture, eventually};
+
+const NONE: [(&str, AnyTensor); 0] = [];
+
+#[test]
+fn a_client_goes_on_when_the_daemon_was_restarted() {
+    let fixture = Fixture::start("");
+    let clients = [fixture.client(), {
+        let options = Options { memory: diolkos_client::Memory::Private, ..Options::default() };
+        Client::connect_with(&fixture.unix(), options).unwrap()
+    }];
+    let models: Vec<_> = clients.iter().map(|client| client.open("echo").unwrap()).collect();
+    // Built before, and sent after.
+    let tensors: Vec<_> = clients
+        .iter()
+        .map(|client| {
+            let mut tensor = client.tensor::<u16>(&[3]).unwrap();
+            tensor.copy_from_slice(&[1, 2, 3]);
+            tensor
+        })
+        .collect();
+    let _fixture = fixture.restart();
+    for (model, tensor) in models.iter().zip(tensors) {
+        let reply = model.infer([("data", tensor)]).unwrap();
+        assert_eq!(reply.output(0).unwrap().values::<u16>().unwrap(), [1, 2, 3]);
+    }
+}
+
+#[test]
+fn without_reconnecting_the_loss_is_told() {
+    let mut fixture = Fixture::start("");
+    let options = Options { reconnect: std::time::Duration::ZERO, ..Options::default() };
+    let client = Client::connect_with(&fixture.unix(), options).unwrap();
+    let noop = client.open("noop").unwrap();
+    fixture.stop();
+    let error = noop.infer(NONE).unwrap_err();
+    assert!(matches!(error, Error::Lost { .. } | Error::Refused(_)), "{error}");
+    let error = Client::connect(&fixture.unix()).unwrap_err();
+    assert!(error.to_string().contains("diolkos serve"), "{error}");
+}
+
+#[test]
+fn the_end_of_a_client_gives_everything_back() {
+    let fixture = Fixture::start("engine.slots = 1");
+    let before = fixture.engine().sessions();
+    for _ in 0..20 {
+        let client = fixture.client();
+        let gate = client.open("gate").unwrap();
+        let pending: Vec<_> = (0..10)
+            .map(|_| gate.submit([("data", client.tensor::<u8>(&[100_000]).unwrap())]).unwrap())
+            .collect();
+        // As a process that is killed: nothing is cancelled and nothing is said.
+        std::mem::forget(pending);
+        drop((gate, client));
+        fixture.gate.open();
+        fixture.gate.close();
+    }
+    fixture.gate.open();
+    let engine = fixture.engine();
+    eventually("an idle engine", || engine.jobs() == 0 && engine.request_memory_used() == 0);
+    let _ = before;
+}
+
+#[test]
+fn a_model_whose_outputs_need_more_room_is_asked_again() {
+    let fixture = Fixture::start("");
+    let client = fixture.client();
+    let echo = client.open("echo").unwrap();
+    for elements in [1u64, 100_000, 3_000_000] {
+        let tensor = client.tensor::<f64>(&[elements]).unwrap();
+        let reply = echo.infer([("data", tensor)]).unwrap();
+        assert_eq!(reply.output(0).unwrap().bytes().len() as u64, elements * 8);
+    }
+}
+
+#[test]
+fn more_than_the_regions_may_hold_is_refused_here() {
+    let fixture =
+        Fixture::start("limits.requests_memory_max = \"128MiB\"\nlimits.request_memory_max = \"100MiB\"");
+    let client = fixture.client();
+    let error = client.tensor::<u8>(&[200 << 20]).unwrap_err();
+    assert!(matches!(error, Error::Memory { .. }), "{error}");
+    let first = client.tensor::<u8>(&[50 << 20]).unwrap();
+    let second = client.tensor::<u8>(&[50 << 20]).unwrap();
+    assert!(matches!(client.tensor::<u8>(&[50 << 20]), Err(Error::Memory { .. })));
+    drop(first);
+    client.tensor::<u8>(&[50 << 20]).unwrap();
+    drop(second);
+    let error = client.open("unknown").unwrap_err();
+    assert_eq!(error.code(), Some(Code::NotFound));
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A daemon with the built-in operations and `gate`, an `echo` that waits until it is let through.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use diolkos_backend::faulty::{FaultyOperation, Gate, Plan, RunFault};
+use diolkos_builtin::Echo;
+use diolkos_client::{Client, Memory, Options, Waiting};
+use diolkos_engine::Engine;
+use diolkos_engine::store::NoRehearsal;
+use diolkos_server::{Builtin, Daemon, Deps, Settings};
+use tokio::runtime::Runtime;
+
+pub(crate) struct Fixture {
+    pub(crate) gate: Gate,
+    pub(crate) socket: PathBuf,
+    pub(crate) tcp: String,
+    daemon: Option<Daemon>,
+    runtime: Runtime,
+    _dir: Arc<tempfile::TempDir>,
+}
+
+impl Fixture {
+    pub(crate) fn start(settings: &str) -> Fixture {
+        Fixture::start_in(Arc::new(tempfile::tempdir().unwrap()), settings)
+    }
+
+    fn start_in(dir: Arc<tempfile::TempDir>, settings: &str) -> Fixture {
+        let socket = dir.path().join("d.sock");
+        let mut settings = Settings::parse(settings, Path::new("/test.toml")).unwrap();
+        settings.listen.push(format!("unix:{}", socket.display()).parse().unwrap());
+        settings.listen.push("tcp:127.0.0.1:0".parse().unwrap());
+        let gate = Gate::new();
+        let held = FaultyOperation::new(Arc::new(Echo::new()), Plan::always(RunFault::Hold(gate.clone())));
+        let mut builtins: Vec<Builtin> = diolkos_builtin::operations()
+            .into_iter()
+            .map(|built_in| Builtin {
+                name: built_in.name.into(),
+                summary: built_in.summary.into(),
+                operation: built_in.operation,
+            })
+            .collect();
+        builtins.push(Builtin { name: "gate".into(), summary: "waits".into(), operation: Arc::new(held) });
+        let deps =
+            Deps { backends: Vec::new(), builtins, rehearser: Box::new(NoRehearsal), read_settings: None };
+        let runtime = diolkos_server::daemon::runtime().unwrap();
+        let daemon = runtime.block_on(async {
+            let daemon = Daemon::start(settings, deps).await.unwrap();
+            daemon.wait_ready().await;
+            daemon
+        });
+        let tcp =
+            daemon.addresses().iter().map(ToString::to_string).find(|at| at.starts_with("tcp:")).unwrap();
+        Fixture { gate, socket, tcp, daemon: Some(daemon), runtime, _dir: dir }
+    }
+
+    /// Stops the daemon and starts another where it was.
+    pub(crate) fn restart(mut self) -> Fixture {
+        self.stop();
+        Fixture::start_in(self._dir.clone(), "")
+    }
+
+    pub(crate) fn stop(&mut self) {
+        if let Some(daemon) = self.daemon.take() {
+            self.gate.open();
+            self.runtime.block_on(daemon.shutdown());
+        }
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        self.daemon.as_ref().unwrap().engine()
+    }
+
+    pub(crate) fn unix(&self) -> String {
+        format!("unix:{}", self.socket.display())
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(&self.unix()).unwrap()
+    }
+
+    /// A client for every way that there is.
+    pub(crate) fn clients(&self) -> Vec<(&'static str, Client)> {
+        let with = |address: &str, options| Client::connect_with(address, options).unwrap();
+        let waiting = |waiting| Options { waiting, ..Options::default() };
+        let private = || Options { memory: Memory::Private, ..Options::default() };
+        vec![
+            ("adaptive", with(&self.unix(), waiting(Waiting::Adaptive))),
+            ("blocking", with(&self.unix(), waiting(Waiting::Blocking))),
+            ("polling", with(&self.unix(), waiting(Waiting::Polling))),
+            ("stream over unix", with(&self.unix(), private())),
+            ("stream over tcp", with(&self.tcp, private())),
+        ]
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Waits for something that another thread brings about, and fails if it does not come.
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !holds() {
+        assert!(std::time::Instant::now() < until, "{what} did not come about");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}

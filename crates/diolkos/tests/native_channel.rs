@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The Rust client against a daemon in this process, over every way that there is.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "native/calls.rs"]
+mod calls;
+#[path = "native/faults.rs"]
+mod faults;
+#[path = "native/hostile.rs"]
+mod hostile;
+#[path = "native/raw.rs"]
+mod raw;
+#[path = "native/support.rs"]
+mod support;
