@@ -148,6 +148,11 @@ impl SessionPool {
         Some(entry.closings)
     }
 
+    /// Whether no connection has left this session yet.
+    fn is_fresh(&self, key: &Key) -> bool {
+        self.lock().get(key).is_some_and(|entry| entry.closings == 0)
+    }
+
     /// Ends a session that nobody came back to since its closing number `closing`.
     fn end(&self, key: &Key, closing: u64) {
         let mut shared = self.lock();
@@ -185,6 +190,15 @@ impl SessionLease {
     /// The session.
     pub(crate) fn session(&self) -> &Arc<ClientSession> {
         &self.session
+    }
+
+    /// Gives it back unused: nobody will come back to a session that no connection ever used.
+    pub(crate) fn discard(mut self) {
+        if let Some(shared) = &mut self.shared
+            && shared.pool.upgrade().is_some_and(|pool| pool.is_fresh(&shared.key))
+        {
+            shared.linger = Duration::ZERO;
+        }
     }
 }
 
@@ -274,6 +288,17 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(engine.sessions(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_is_not_used_leaves_nothing_behind() {
+        let (engine, settings) = (engine(), lingering(Interval::seconds(3600)));
+        let pool = Arc::new(SessionPool::default());
+        pool.lease(&engine, &us(), &settings).unwrap().discard();
+        assert_eq!((pool.len(), engine.sessions()), (0, 0));
+        drop(pool.lease(&engine, &us(), &settings).unwrap());
+        pool.lease(&engine, &us(), &settings).unwrap().discard();
+        assert_eq!(pool.len(), 1, "somebody used it before, and may come back");
     }
 
     #[tokio::test]

@@ -189,7 +189,7 @@ impl Rim {
         };
         if spoken == Spoken::Native {
             // Its session ends with its connection, so the one of its process is not its.
-            drop(lease);
+            lease.discard();
             self.serve_native(socket, peer, &replay, &connection).await;
             return drop(entry);
         }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use diolkos_client::types::{Code, DataType, Shape};
 use diolkos_client::{AnyTensor, Client};
-use diolkos_shm::segment::{Segment as _, Word as _};
+use diolkos_shm::segment::Segment as _;
 use diolkos_wire::{
     CloseRegion, Extent, Infer, Kind, Limits, Message, OpenChannel, PREFACE, Place, ResultPlace, TensorRef,
 };
@@ -107,7 +107,8 @@ fn every_byte_of_a_body_may_be_wrong() {
         region.mapping().write(0, &[1; 64]);
         let extent = |offset| Extent { region: 0, offset, length: 64 };
         let shape = Shape::new(&[64]).unwrap();
-        let input = TensorRef { index: 0, data_type: DataType::Uint8, shape, place: Place::Region(extent(0)) };
+        let input =
+            TensorRef { index: 0, data_type: DataType::Uint8, shape, place: Place::Region(extent(0)) };
         let infer = Message::Infer(Infer {
             inputs: vec![input],
             results: ResultPlace::Region(extent(4096)),
@@ -128,7 +129,6 @@ fn every_byte_of_a_body_may_be_wrong() {
             }
         }
         // And the right one gives the right answer still.
-        raw.memory.word(0).load(Ordering::Relaxed);
         let id = 8 + u64::from(raw.sent % 8);
         let entry = raw.entry_of(id, &infer);
         raw.put(&entry);
@@ -240,7 +240,8 @@ fn nonsense_on_the_stream_is_answered_or_ends_it() {
             assert_eq!((answered, failed.code), (id, code), "{}", failed.message);
         };
         failed(2, &Message::Done, Code::InvalidArgument);
-        let ring = |entries, slot_bytes| OpenChannel { entries, slot_bytes, replies: diolkos_wire::Bell::Futex };
+        let ring =
+            |entries, slot_bytes| OpenChannel { entries, slot_bytes, replies: diolkos_wire::Bell::Futex };
         failed(3, &Message::OpenChannel(ring(1024, 4096)), Code::InvalidArgument);
         failed(4, &Message::OpenChannel(ring(4, 64)), Code::InvalidArgument);
         let register = diolkos_wire::RegisterRegion { region: 0, length: 1 };
@@ -249,15 +250,30 @@ fn nonsense_on_the_stream_is_answered_or_ends_it() {
         let nothing = diolkos_client::types::HandleId { slot: 9, generation: 9 };
         failed(7, &Message::Infer(Infer::new(nothing)), Code::NotFound);
         // A kind that nobody knows, with a body: skipped, answered, and the stream goes on.
-        let mut frame = diolkos_wire::Header { length: 5, kind: 0x7777, part: diolkos_wire::Part::Last, id: 8, payload: 0 }
-            .encode()
-            .to_vec();
+        let mut frame = diolkos_wire::Header {
+            length: 5,
+            kind: 0x7777,
+            part: diolkos_wire::Part::Last,
+            id: 8,
+            payload: 0,
+        }
+        .encode()
+        .to_vec();
         frame.extend([1, 2, 3, 4, 5]);
         (&stream).write_all(&frame).unwrap();
         let (id, answer) = receive(&stream, &mut Vec::new());
-        assert!(matches!((id, &answer), (8, Message::Failed(failed)) if failed.code == Code::Unsupported), "{answer:?}");
+        assert!(
+            matches!((id, &answer), (8, Message::Failed(failed)) if failed.code == Code::Unsupported),
+            "{answer:?}"
+        );
         // A header that asks for more than there may be ends it.
-        let huge = diolkos_wire::Header { length: u32::MAX, kind: 1, part: diolkos_wire::Part::Last, id: 9, payload: 0 };
+        let huge = diolkos_wire::Header {
+            length: u32::MAX,
+            kind: 1,
+            part: diolkos_wire::Part::Last,
+            id: 9,
+            payload: 0,
+        };
         (&stream).write_all(&huge.encode()).unwrap();
         assert_eq!((&stream).read(&mut [0; 64]).unwrap_or(0), 0);
         // So does a message that does not go on.
@@ -274,9 +290,8 @@ fn nonsense_on_the_stream_is_answered_or_ends_it() {
 fn child_that_is_killed() {
     let client = Client::connect(&std::env::var("DIOLKOS_TEST_SOCKET").unwrap()).unwrap();
     let gate = client.open("gate").unwrap();
-    let pending: Vec<_> = (0..10)
-        .map(|_| gate.submit([("data", client.tensor::<u8>(&[1 << 20]).unwrap())]).unwrap())
-        .collect();
+    let pending: Vec<_> =
+        (0..10).map(|_| gate.submit([("data", client.tensor::<u8>(&[1 << 20]).unwrap())]).unwrap()).collect();
     println!("holding");
     for pending in pending {
         pending.wait().unwrap();
@@ -302,6 +317,8 @@ fn a_client_that_is_killed_gives_everything_back() {
     let client = fixture.client();
     client.open("noop").unwrap();
     fixture.gate.open();
-    eventually("an idle engine", || fixture.engine().jobs() == 0 && fixture.engine().request_memory_used() == 0);
+    eventually("an idle engine", || {
+        fixture.engine().jobs() == 0 && fixture.engine().request_memory_used() == 0
+    });
     client.open("noop").unwrap().infer(NONE).unwrap();
 }

@@ -13,10 +13,10 @@ use diolkos_client::types::HandleId;
 use diolkos_shm::mapping::Mapping;
 use diolkos_shm::pass;
 use diolkos_shm::region::{Pages, Region};
-use diolkos_shm::segment::{Segment as _, Word as _};
+use diolkos_shm::segment::Segment as _;
 use diolkos_wire::{
-    Bell, ChannelOpened, EntryBody, Features, HEADER_BYTES, Header, Hello, Infer, InlineBody, Limits, Message,
-    OpenChannel, OpenModel, PREFACE, Part, RegisterRegion, RingEntry, Token, VERSION, encode_frame,
+    Bell, ChannelOpened, EntryBody, Features, HEADER_BYTES, Header, Hello, Infer, InlineBody, Limits,
+    Message, OpenChannel, OpenModel, PREFACE, Part, RegisterRegion, RingEntry, Token, VERSION, encode_frame,
 };
 
 pub(crate) struct Raw {
@@ -83,7 +83,15 @@ impl Raw {
         let region = Region::open(descriptors.next().unwrap(), u64::MAX).unwrap();
         let bell = descriptors.next().unwrap();
         let memory = region.mapping().clone();
-        let mut raw = Raw { stream, opened, memory, bell, noop: HandleId { slot: 0, generation: 0 }, sent: 0, taken: 0 };
+        let mut raw = Raw {
+            stream,
+            opened,
+            memory,
+            bell,
+            noop: HandleId { slot: 0, generation: 0 },
+            sent: 0,
+            taken: 0,
+        };
         raw.noop = raw.open("noop");
         raw
     }
@@ -174,6 +182,7 @@ impl Raw {
         self.stream.set_nonblocking(true).unwrap();
         let read = (&self.stream).read(&mut [0; 64]);
         self.stream.set_nonblocking(false).unwrap();
-        matches!(read, Ok(0)) || matches!(read, Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset)
+        matches!(read, Ok(0))
+            || matches!(read, Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset)
     }
 }
