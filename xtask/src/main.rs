@@ -12,6 +12,7 @@ mod policy;
 mod process;
 mod proto;
 mod python;
+mod small;
 mod steps;
 mod tally;
 mod test;
@@ -28,6 +29,7 @@ Usage: cargo xtask COMMAND
   test [--only STEP[,STEP]] [--skip STEP[,STEP]] [--list]
                   everything CI checks; ends with a table and `N passed, N failed, N skipped`
   clients [ARGS]  stock clients against a spawned daemon (tests/clients/run.py)
+  small-client    the crates that a client pulls in, and the size of a static one
   soak [ARGS]     1,000 connections and 100 hot reloads (tests/clients/soak.py)
   perf-analyzer [ARGS]
                   Triton's perf_analyzer in http, grpc and grpc-over-unix modes
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
     match command {
         "test" => test::command(rest),
         "clients" => finish("clients", steps::clients(rest)),
+        "small-client" => finish("small-client", small::step()),
         "soak" => finish("soak", steps::soak(rest)),
         "perf-analyzer" => finish("perf-analyzer", steps::perf_analyzer(rest)),
         "onnx-nodes" => finish("onnx-nodes", steps::onnx_nodes(rest)),

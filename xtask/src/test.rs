@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use crate::tally::{self, Stop, Tally};
-use crate::{fuzz, policy, steps, tools};
+use crate::{fuzz, policy, small, steps, tools};
 
 struct Step {
     name: &'static str,
@@ -38,6 +38,7 @@ const STEPS: &[Step] = &[
     step("tests", "unit, integration and property tests", true, steps::tests),
     step("doctests", "examples in the API documentation", true, steps::doctests),
     step("clients", "stock clients against a spawned daemon, and hostile ones", true, || steps::clients(&[])),
+    step("small-client", "the client's crates; a static client below two megabytes", false, small::step),
     step("soak", "1,000 connections; 100 hot reloads under load", true, || steps::soak(&[])),
     step("perf-analyzer", "Triton's perf_analyzer, three modes, two models", true, || {
         steps::perf_analyzer(&[])

@@ -4,12 +4,17 @@
 //! There is no thread of our own. Of those who wait, one receives: it hands the others their answers, and its place
 //! on when it has its own. So a single caller waits for its answer directly, with nobody in between.
 //!
+//! With async callers there is one thread that receives all the time ([`Board::serve`]), because a task can't.
+//!
 //! A request that nobody waits for any more keeps its tensors here until its answer comes: until then the daemon may
 //! read and write them.
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use crate::error::Error;
@@ -24,13 +29,36 @@ pub(crate) trait Source<A> {
 }
 
 enum Entry<A> {
-    Waiting,
+    /// With the task to wake, if it is one that waits.
+    Waiting(Option<Waker>),
     Arrived(A),
-    Abandoned { _kept: Kept },
+    Abandoned {
+        kept: Kept,
+    },
+}
+
+/// Numbers of requests count up, so one multiplication spreads them as well as any hash. They are ours: nobody can
+/// choose them to collide.
+#[derive(Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u64(u64::from(byte)));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // 2⁶⁴ over the golden ratio (Knuth, The Art of Computer Programming, volume 3, section 6.4).
+        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
 }
 
 struct State<A> {
-    entries: HashMap<u64, Entry<A>>,
+    entries: HashMap<u64, Entry<A>, BuildHasherDefault<Spread>>,
     receiving: bool,
     /// How many sleep until the one who receives is done.
     sleeping: usize,
@@ -38,16 +66,35 @@ struct State<A> {
     ended: Option<Error>,
 }
 
+impl<A> State<A> {
+    /// At the end: the tasks that wait. What was kept for answers that do not come is never used again: the daemon may
+    /// be there although the connection is not, and a job of such a request may still write its outputs.
+    fn take_leave(&mut self) -> Vec<Waker> {
+        for (_, entry) in self.entries.extract_if(|_, entry| matches!(entry, Entry::Abandoned { .. })) {
+            if let Entry::Abandoned { kept } = entry {
+                std::mem::forget(kept);
+            }
+        }
+        let tasks = self.entries.values_mut().filter_map(|entry| match entry {
+            Entry::Waiting(task) => task.take(),
+            _ => None,
+        });
+        tasks.collect()
+    }
+}
+
 /// The board of one connection.
 pub(crate) struct Board<A> {
     state: Mutex<State<A>>,
     changed: Condvar,
+    /// Set with the reason, so that asking whether there is one takes no lock.
+    over: AtomicBool,
 }
 
 impl<A> Default for Board<A> {
     fn default() -> Board<A> {
-        let state = State { entries: HashMap::new(), receiving: false, sleeping: 0, ended: None };
-        Board { state: Mutex::new(state), changed: Condvar::new() }
+        let state = State { entries: HashMap::default(), receiving: false, sleeping: 0, ended: None };
+        Board { state: Mutex::new(state), changed: Condvar::new(), over: AtomicBool::new(false) }
     }
 }
 
@@ -63,7 +110,7 @@ impl<A> Board<A> {
         if let Some(ended) = &state.ended {
             return Err(ended.clone());
         }
-        state.entries.insert(id, Entry::Waiting);
+        state.entries.insert(id, Entry::Waiting(None));
         Ok(())
     }
 
@@ -75,28 +122,29 @@ impl<A> Board<A> {
     /// Nobody waits for this request any more; `kept` is dropped when its answer comes.
     pub(crate) fn abandon(&self, id: u64, kept: Kept) {
         let mut state = self.lock();
-        // With the connection at its end, or the answer there, nobody uses what is kept any more.
-        if state.ended.is_none() && matches!(state.entries.get(&id), Some(Entry::Waiting)) {
-            state.entries.insert(id, Entry::Abandoned { _kept: kept });
-        } else {
-            state.entries.remove(&id);
+        match (state.entries.remove(&id), &state.ended) {
+            (Some(Entry::Waiting(_)), None) => drop(state.entries.insert(id, Entry::Abandoned { kept })),
+            (Some(Entry::Waiting(_)), Some(_)) => std::mem::forget(kept),
+            // With the answer there, nobody uses it any more.
+            _ => {}
         }
     }
 
     /// Why nothing comes any more, if it is so.
     pub(crate) fn ended(&self) -> Option<Error> {
-        self.lock().ended.clone()
+        // Pairs with the stores below, each after the reason was set.
+        if self.over.load(Ordering::Acquire) { self.lock().ended.clone() } else { None }
     }
 
     /// Ends it: whoever waits is told why, and nobody is taken in any more.
     pub(crate) fn end(&self, error: &Error) {
         let mut state = self.lock();
         state.ended.get_or_insert_with(|| error.clone());
-        let abandoned: Vec<_> =
-            state.entries.extract_if(|_, entry| matches!(entry, Entry::Abandoned { .. })).collect();
+        self.over.store(true, Ordering::Release);
+        let tasks = state.take_leave();
         self.changed.notify_all();
         drop(state);
-        drop(abandoned);
+        tasks.into_iter().for_each(Waker::wake);
     }
 
     /// Waits for an answer until `until`. `Ok(None)`: it did not come, and may still come.
@@ -123,6 +171,29 @@ impl<A> Board<A> {
             state =
                 if state.receiving { self.sleep(state, until) } else { self.receive(state, until, source) };
         }
+    }
+
+    /// The answer for a task, which is woken when it has come. Somebody has to receive.
+    pub(crate) fn poll(&self, id: u64, context: &mut Context<'_>) -> Poll<Result<A, Error>> {
+        let mut state = self.lock();
+        if let Some(Entry::Arrived(_)) = state.entries.get(&id) {
+            let Some(Entry::Arrived(answer)) = state.entries.remove(&id) else {
+                unreachable!("it was just seen")
+            };
+            return Poll::Ready(Ok(answer));
+        }
+        if let Some(ended) = &state.ended {
+            return Poll::Ready(Err(ended.clone()));
+        }
+        if let Some(Entry::Waiting(task)) = state.entries.get_mut(&id) {
+            *task = Some(context.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Receives until the end.
+    pub(crate) fn serve(&self, source: &impl Source<A>) {
+        while self.pass_one(source).is_ok() {}
     }
 
     /// Takes in one answer, whoever it is for, or waits until somebody else has.
@@ -178,9 +249,15 @@ impl<A> Board<A> {
         let mut state = self.lock();
         state.receiving = false;
         let mut done_with = None;
+        let mut tasks = Vec::new();
         match received {
             Ok(Some((id, answer))) => match state.entries.get_mut(&id) {
-                Some(entry @ Entry::Waiting) => *entry = Entry::Arrived(answer),
+                Some(entry @ Entry::Waiting(_)) => {
+                    let before = std::mem::replace(entry, Entry::Arrived(answer));
+                    if let Entry::Waiting(Some(task)) = before {
+                        tasks.push(task);
+                    }
+                }
                 Some(Entry::Abandoned { .. }) => done_with = state.entries.remove(&id),
                 // An answer to nothing that was asked. The daemon is trusted, so nobody is harmed.
                 Some(Entry::Arrived(_)) | None => {}
@@ -188,14 +265,16 @@ impl<A> Board<A> {
             Ok(None) => {}
             Err(error) => {
                 state.ended.get_or_insert(error);
-                state.entries.retain(|_, entry| !matches!(entry, Entry::Abandoned { .. }));
+                self.over.store(true, Ordering::Release);
+                tasks = state.take_leave();
             }
         }
         if state.sleeping > 0 {
             self.changed.notify_all();
         }
-        // Outside of the lock would be better, and a drop of tensors takes no lock of ours.
+        // Outside of the lock would be better; neither a drop of tensors nor a task's waker takes a lock of ours.
         drop(done_with);
+        tasks.into_iter().for_each(Waker::wake);
         state
     }
 }
@@ -279,7 +358,7 @@ mod tests {
         board.enter(2).unwrap();
         board.abandon(2, Box::new(kept.clone()));
         board.end(&Error::lost("closed"));
-        assert_eq!(Arc::strong_count(&kept), 1);
+        assert_eq!(Arc::strong_count(&kept), 2, "whoever has it may not know yet that it was given up");
     }
 
     #[test]

@@ -129,7 +129,7 @@ impl Client {
 
     fn any(&self, data_type: DataType, shape: Shape, bytes: usize) -> Result<AnyTensor, Error> {
         let storage = match self.core.options.memory {
-            Memory::Private => Storage::private(bytes),
+            Memory::Private => Storage::try_private(bytes)?,
             Memory::Shared => self.core.surely(|connection| self.core.storage(connection, bytes))?,
         };
         Ok(AnyTensor { data_type, shape, storage })
@@ -248,10 +248,8 @@ impl Core {
             match act(&connection) {
                 Err(error @ Error::Lost { .. }) if Instant::now() >= until => return Err(error),
                 Err(Error::Lost { .. }) => {}
-                // Whoever says so is going away; the next connection finds the one that comes after it.
-                Err(error) if crate::stream::is_leaving(&error) && Instant::now() < until => {
-                    std::thread::sleep(RETRY_FIRST);
-                }
+                // It was refused because the daemon goes away; the next connection finds the one that comes after it.
+                Err(Error::Refused(_)) if connection.is_leaving() && Instant::now() < until => {}
                 result => return result,
             }
         }
@@ -260,7 +258,7 @@ impl Core {
     /// Memory for a tensor.
     pub(crate) fn storage(&self, connection: &Arc<Connection>, bytes: usize) -> Result<Storage, Error> {
         if !connection.shares_memory() {
-            return Ok(Storage::private(bytes));
+            return Storage::try_private(bytes);
         }
         connection.reap();
         self.regions.take(bytes, &connection.limits, |number, arena| connection.register(number, arena))

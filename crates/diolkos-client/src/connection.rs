@@ -2,8 +2,9 @@
 //! One connection to the daemon: its greeting, its calls, its rings.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Once};
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use diolkos_shm::arena::Arena;
@@ -22,10 +23,14 @@ const SLOT_BYTES: u32 = 4096;
 
 /// One connection.
 pub(crate) struct Connection {
-    stream: Stream,
-    answers: Board<Answer>,
-    ring: Option<Ring>,
-    ring_answers: Board<Message>,
+    stream: Arc<Stream>,
+    answers: Arc<Board<Answer>>,
+    ring: Option<Arc<Ring>>,
+    ring_answers: Arc<Board<Message>>,
+    /// The daemon said good-bye: requests that it has are answered, and others go to a new connection.
+    leaving: Arc<AtomicBool>,
+    /// Threads that receive for tasks, once there is one.
+    receivers: Once,
     next: AtomicU64,
     /// What the daemon grants.
     pub(crate) limits: Limits,
@@ -47,6 +52,17 @@ pub(crate) struct Answered {
     pub(crate) payload: Option<crate::memory::Storage>,
 }
 
+impl Answered {
+    fn of_ring(message: Message) -> Answered {
+        Answered { message, payload: None }
+    }
+
+    fn of_stream(mut answer: Answer) -> Result<Answered, Error> {
+        let message = answer.parts.pop().ok_or_else(|| Error::lost("the daemon sent an empty answer"))?;
+        Ok(Answered { message, payload: Some(answer.payload) })
+    }
+}
+
 impl Connection {
     /// Connects, says hello, and tells of the regions that there are.
     pub(crate) fn open(
@@ -55,13 +71,16 @@ impl Connection {
         generation: u64,
         regions: &[(u16, Arc<Arena>)],
     ) -> Result<Connection, Error> {
-        let stream = Stream::new(Socket::connect(address)?);
+        let leaving = Arc::<AtomicBool>::default();
+        let stream = Arc::new(Stream::new(Socket::connect(address)?, leaving.clone()));
         let shared = options.memory == Memory::Shared && stream.socket().is_unix();
         let mut connection = Connection {
             stream,
-            answers: Board::default(),
+            answers: Arc::default(),
             ring: None,
-            ring_answers: Board::default(),
+            ring_answers: Arc::default(),
+            leaving,
+            receivers: Once::new(),
             next: AtomicU64::new(1),
             limits: Limits::default(),
             generation,
@@ -71,7 +90,7 @@ impl Connection {
             for (number, arena) in regions {
                 connection.register(*number, arena)?;
             }
-            connection.ring = Some(connection.open_ring(options, features)?);
+            connection.ring = Some(Arc::new(connection.open_ring(options, features)?));
         }
         Ok(connection)
     }
@@ -112,7 +131,8 @@ impl Connection {
         let descriptors = std::mem::take(&mut answer.descriptors);
         match answer.into_message()? {
             Message::ChannelOpened(opened) => {
-                Ring::new(&opened, descriptors, watched(self.stream.socket())?, options.waiting)
+                let socket = watched(self.stream.socket())?;
+                Ring::new(&opened, descriptors, socket, options.waiting, self.leaving.clone())
             }
             other => Err(unexpected(&other)),
         }
@@ -125,7 +145,13 @@ impl Connection {
 
     /// Why it is of no use any more, if it is so.
     pub(crate) fn ended(&self) -> Option<Error> {
-        self.answers.ended().or_else(|| self.ring_answers.ended())
+        let ended = self.answers.ended().or_else(|| self.ring_answers.ended());
+        ended.or_else(|| self.is_leaving().then(|| Error::lost("the daemon is shutting down")))
+    }
+
+    /// Whether the daemon said good-bye.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
     }
 
     /// Tells the daemon of a region.
@@ -146,7 +172,7 @@ impl Connection {
             self.end(&error);
             return Err(error);
         }
-        let answer = self.answers.wait(id, None, &self.stream).inspect_err(|error| self.end(error))?;
+        let answer = self.answers.wait(id, None, &*self.stream).inspect_err(|error| self.end(error))?;
         Ok(answer.expect("a wait without an end ends with an answer"))
     }
 
@@ -186,7 +212,7 @@ impl Connection {
     }
 
     /// Takes a slot of the ring; while there is none, takes answers in.
-    fn begin(&self, ring: &Ring) -> Result<u64, Error> {
+    fn begin(&self, ring: &Arc<Ring>) -> Result<u64, Error> {
         loop {
             if let Some(id) = ring.begin() {
                 return Ok(id);
@@ -194,7 +220,7 @@ impl Connection {
             if let Some(ended) = self.ring_answers.ended() {
                 return Err(ended);
             }
-            self.ring_answers.pass_one(ring).inspect_err(|error| self.end(error))?;
+            self.ring_answers.pass_one(&**ring).inspect_err(|error| self.end(error))?;
         }
     }
 
@@ -203,17 +229,42 @@ impl Connection {
         match sent {
             Sent::Ring(id) => {
                 let ring = self.ring.as_ref().expect("what was sent through a ring has one");
-                let message = self.ring_answers.wait(id, until, ring).inspect_err(|error| self.end(error))?;
-                Ok(message.map(|message| Answered { message, payload: None }))
+                let message =
+                    self.ring_answers.wait(id, until, &**ring).inspect_err(|error| self.end(error))?;
+                Ok(message.map(Answered::of_ring))
             }
             Sent::Stream(id) => {
                 let answer =
-                    self.answers.wait(id, until, &self.stream).inspect_err(|error| self.end(error))?;
-                let Some(mut answer) = answer else { return Ok(None) };
-                let message =
-                    answer.parts.pop().ok_or_else(|| Error::lost("the daemon sent an empty answer"))?;
-                Ok(Some(Answered { message, payload: Some(answer.payload) }))
+                    self.answers.wait(id, until, &*self.stream).inspect_err(|error| self.end(error))?;
+                answer.map(Answered::of_stream).transpose()
             }
+        }
+    }
+
+    /// What came of a request, for a task.
+    pub(crate) fn poll(&self, sent: Sent, context: &mut Context<'_>) -> Poll<Result<Answered, Error>> {
+        self.receivers.call_once(|| self.start_receivers());
+        match sent {
+            Sent::Ring(id) => self.ring_answers.poll(id, context).map_ok(Answered::of_ring),
+            Sent::Stream(id) => {
+                self.answers.poll(id, context).map(|answer| answer.and_then(Answered::of_stream))
+            }
+        }
+    }
+
+    /// Receives for tasks, on threads that end with the connection.
+    fn start_receivers(&self) {
+        let start = |work: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name("diolkos-receiver".into()).spawn(work).map(drop)
+        };
+        let (answers, stream) = (self.answers.clone(), self.stream.clone());
+        let mut started = start(Box::new(move || answers.serve(&*stream)));
+        if let Some(ring) = self.ring.clone() {
+            let answers = self.ring_answers.clone();
+            started = started.and(start(Box::new(move || answers.serve(&*ring))));
+        }
+        if let Err(error) = started {
+            self.end(&Error::lost(format!("no thread to receive on: {error}")));
         }
     }
 
@@ -238,9 +289,9 @@ impl Connection {
     /// Takes in answers that nobody waits for, so that what they keep can be used again.
     pub(crate) fn reap(&self) {
         if let Some(ring) = &self.ring {
-            self.ring_answers.reap(ring);
+            self.ring_answers.reap(&**ring);
         }
-        self.answers.reap(&self.stream);
+        self.answers.reap(&*self.stream);
     }
 
     /// It is lost: everybody who waits is told.
@@ -259,6 +310,8 @@ impl Drop for Connection {
             // In good order, if it still can be.
             let _ = self.stream.send(0, &Message::Goodbye, &[], &[]);
         }
+        // Wakes whoever receives.
+        self.stream.socket().shutdown();
     }
 }
 

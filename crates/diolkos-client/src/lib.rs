@@ -57,7 +57,7 @@ pub use client::{Client, Health, ModelInfo, ModelStats};
 pub use error::Error;
 pub use model::Model;
 pub use options::{Memory, Options, Waiting};
-pub use pending::{Pending, Reply, RequestOptions};
+pub use pending::{Answer, Pending, Reply, RequestOptions, Unanswered};
 pub use tensor::{AnyTensor, Element, Output, Tensor};
 
 pub use diolkos_types as types;

@@ -14,6 +14,9 @@ use diolkos_wire::Limits;
 
 use crate::error::Error;
 
+/// A process that has not even so many bytes left can't go on.
+const PRIVATE_BYTES_SURE: usize = 1 << 20;
+
 /// Bytes of a tensor, wherever they are.
 #[derive(Debug)]
 pub(crate) enum Storage {
@@ -24,6 +27,16 @@ pub(crate) enum Storage {
 }
 
 impl Storage {
+    /// So many zeroes of this process's own, if it has as much memory.
+    pub(crate) fn try_private(len: usize) -> Result<Storage, Error> {
+        if len > PRIVATE_BYTES_SURE {
+            // What is made of zeroes at once is cheap and can't fail but by ending the process. So ask first.
+            let asked = Vec::<u64>::new().try_reserve_exact(len.div_ceil(size_of::<u64>()));
+            asked.map_err(|error| Error::Memory { bytes: len, reason: error.to_string() })?;
+        }
+        Ok(Storage::private(len))
+    }
+
     /// So many zeroes of this process's own.
     pub(crate) fn private(len: usize) -> Storage {
         Storage::Private { words: vec![0; len.div_ceil(size_of::<u64>())], len }

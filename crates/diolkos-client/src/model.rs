@@ -12,7 +12,7 @@ use diolkos_wire::{CloseModel, Infer, Message, OpenModel, Place, ResultPlace, Te
 use crate::client::Core;
 use crate::connection::{Connection, unexpected};
 use crate::error::Error;
-use crate::pending::{Asked, Pending, Reply, RequestOptions};
+use crate::pending::{Asked, Pending, Reply, RequestOptions, Unanswered};
 use crate::tensor::AnyTensor;
 
 /// Room for outputs whose size the model leaves open, until a first answer has told it.
@@ -114,19 +114,40 @@ impl Model {
         N: AsRef<str>,
         T: Into<AnyTensor>,
     {
+        Ok(self.try_submit(inputs, options)?)
+    }
+
+    /// Sends a request with options. If it can't be sent, the error gives its tensors back.
+    pub fn try_submit<N, T>(
+        &self,
+        inputs: impl IntoIterator<Item = (N, T)>,
+        options: RequestOptions,
+    ) -> Result<Pending, Unanswered>
+    where
+        N: AsRef<str>,
+        T: Into<AnyTensor>,
+    {
         let signature = self.lock().signature.clone();
-        let inputs = inputs.into_iter().map(|(name, tensor)| {
-            let index = position(&signature.inputs, name.as_ref(), "input", &self.inner.name)?;
-            Ok((index, tensor.into()))
-        });
-        let inputs = inputs.collect::<Result<Vec<(u16, AnyTensor)>, Error>>()?;
-        let outputs = options.outputs.as_ref().map(|names| {
-            let positions =
-                names.iter().map(|name| position(&signature.outputs, name, "output", &self.inner.name));
-            positions.collect::<Result<Vec<u16>, Error>>()
-        });
-        let asked = Asked { model: self.clone(), inputs, outputs: outputs.transpose()?, options, room: None };
-        Pending::send(self.inner.core.clone(), asked)
+        let mut wrong = None;
+        let mut place = |specs: &[TensorSpec], name: &str, what: &str| {
+            position(specs, name, what, &self.inner.name).unwrap_or_else(|error| {
+                wrong.get_or_insert(error);
+                u16::MAX
+            })
+        };
+        let inputs = inputs
+            .into_iter()
+            .map(|(name, tensor)| (place(&signature.inputs, name.as_ref(), "input"), tensor.into()))
+            .collect();
+        let outputs = options
+            .outputs
+            .as_ref()
+            .map(|names| names.iter().map(|name| place(&signature.outputs, name, "output")).collect());
+        let asked = Asked { model: self.clone(), inputs, outputs, options, room: None };
+        match wrong {
+            Some(error) => Err(asked.unanswered(error)),
+            None => Pending::send(self.inner.core.clone(), asked),
+        }
     }
 
     /// The model on this connection, opened anew if the connection is.

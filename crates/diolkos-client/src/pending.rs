@@ -3,10 +3,12 @@
 
 use std::fmt;
 use std::num::NonZeroU64;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use diolkos_types::{Params, Signature};
+use diolkos_types::{Code, Params, Signature};
 use diolkos_wire::{Class, Inferred, Message, Place, Timing};
 
 use crate::client::Core;
@@ -43,6 +45,22 @@ pub(crate) struct Asked {
     pub(crate) room: Option<Storage>,
 }
 
+/// A request that got no reply, with its tensors in the order in which they were given.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Unanswered {
+    /// Why.
+    pub error: Error,
+    /// To be sent again, or used for something else.
+    pub inputs: Vec<AnyTensor>,
+}
+
+impl From<Unanswered> for Error {
+    fn from(unanswered: Unanswered) -> Error {
+        unanswered.error
+    }
+}
+
 /// A request that was sent. Dropping it cancels the request; its tensors are used again once the daemon is done
 /// with them.
 #[must_use = "dropping it cancels the request"]
@@ -59,48 +77,142 @@ struct UnderWay {
 }
 
 impl Pending {
-    pub(crate) fn send(core: Arc<Core>, asked: Asked) -> Result<Pending, Error> {
+    pub(crate) fn send(core: Arc<Core>, asked: Asked) -> Result<Pending, Unanswered> {
         let under_way = send_surely(&core, asked)?;
         Ok(Pending { core, under_way: Some(under_way) })
     }
 
     /// Waits for the reply.
-    pub fn wait(self) -> Result<Reply, Error> {
-        self.wait_until(None)
+    pub fn wait(mut self) -> Result<Reply, Error> {
+        self.wait_until(None)?.ok_or(Error::Timeout)
     }
 
     /// Waits for the reply for so long. After that the request is cancelled: [`Error::Timeout`].
-    pub fn wait_for(self, time: Duration) -> Result<Reply, Error> {
+    pub fn wait_for(mut self, time: Duration) -> Result<Reply, Error> {
+        // Dropping `self` cancels.
+        self.try_wait(time)?.ok_or(Error::Timeout)
+    }
+
+    /// Waits for the reply for so long; [`Duration::MAX`] means for ever. `None`: it did not come, and can be waited for
+    /// again. A failure gives the tensors back. After that, or after the reply, there is nothing to wait for.
+    pub fn try_wait(&mut self, time: Duration) -> Result<Option<Reply>, Unanswered> {
         self.wait_until(Instant::now().checked_add(time))
     }
 
-    fn wait_until(mut self, until: Option<Instant>) -> Result<Reply, Error> {
+    fn wait_until(&mut self, until: Option<Instant>) -> Result<Option<Reply>, Unanswered> {
         loop {
             let Some(under_way) = &self.under_way else {
-                return Err(Error::lost("the request was never sent"));
+                let error = Error::invalid("the request was answered already");
+                return Err(Unanswered { error, inputs: Vec::new() });
             };
             let answered = under_way.connection.wait(under_way.sent, until);
             match answered {
                 Ok(Some(answered)) => {
                     let under_way = self.under_way.take().expect("it was just looked at");
                     match under_way.finish(answered)? {
-                        Finished::Reply(reply) => return Ok(*reply),
-                        Finished::MoreRoom(asked) => {
+                        Finished::Reply(reply) => return Ok(Some(*reply)),
+                        Finished::Again(asked) => {
                             self.under_way = Some(send_surely(&self.core, *asked)?);
                         }
                     }
                 }
-                // Dropping `self` cancels.
-                Ok(None) => return Err(Error::Timeout),
+                Ok(None) => return Ok(None),
                 Err(error) => {
-                    let under_way = self.under_way.take().expect("it was just looked at");
+                    let mut under_way = self.under_way.take().expect("it was just looked at");
+                    under_way.asked.give_up_room();
                     if under_way.asked.options.once || !matches!(error, Error::Lost { .. }) {
-                        return Err(error);
+                        return Err(under_way.asked.unanswered(error));
                     }
                     self.under_way = Some(send_surely(&self.core, under_way.asked)?);
                 }
             }
         }
+    }
+}
+
+/// A request under way, for a task: see [`Pending::into_future`].
+#[must_use = "dropping it cancels the request"]
+pub struct Answer {
+    pending: Pending,
+    /// The request is being sent again on a thread of its own, because connecting waits.
+    again: Option<Arc<Again>>,
+}
+
+/// What became of it, once that is known, and whom to wake then.
+type Outcome = (Option<Result<UnderWay, Unanswered>>, Option<Waker>);
+
+#[derive(Default)]
+struct Again {
+    state: Mutex<Outcome>,
+}
+
+/// A task waits for the reply by `pending.await`. It needs no particular runtime: a thread of the client receives and
+/// wakes it.
+impl IntoFuture for Pending {
+    type Output = Result<Reply, Error>;
+    type IntoFuture = Answer;
+
+    fn into_future(self) -> Answer {
+        Answer { pending: self, again: None }
+    }
+}
+
+impl Future for Answer {
+    type Output = Result<Reply, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Reply, Error>> {
+        loop {
+            if let Some(again) = &self.again {
+                let mut state = again.state.lock().unwrap_or_else(PoisonError::into_inner);
+                let Some(sent) = state.0.take() else {
+                    state.1 = Some(context.waker().clone());
+                    return Poll::Pending;
+                };
+                drop(state);
+                self.again = None;
+                self.pending.under_way = Some(sent?);
+            }
+            let Some(under_way) = &self.pending.under_way else {
+                return Poll::Ready(Err(Error::lost("the answer was taken already")));
+            };
+            let answered = std::task::ready!(under_way.connection.poll(under_way.sent, context));
+            let mut under_way = self.pending.under_way.take().expect("it was just looked at");
+            if answered.is_err() {
+                under_way.asked.give_up_room();
+            }
+            let asked = match answered {
+                Ok(answered) => match under_way.finish(answered)? {
+                    Finished::Reply(reply) => return Poll::Ready(Ok(*reply)),
+                    Finished::Again(asked) => *asked,
+                },
+                Err(error) if under_way.asked.options.once || !matches!(error, Error::Lost { .. }) => {
+                    return Poll::Ready(Err(error));
+                }
+                Err(_) => under_way.asked,
+            };
+            self.again = Some(send_again(self.pending.core.clone(), asked));
+        }
+    }
+}
+
+fn send_again(core: Arc<Core>, asked: Asked) -> Arc<Again> {
+    let again = Arc::<Again>::default();
+    let there = again.clone();
+    std::thread::spawn(move || {
+        let sent = send_surely(&core, asked);
+        let task = {
+            let mut state = there.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.0 = Some(sent);
+            state.1.take()
+        };
+        task.into_iter().for_each(Waker::wake);
+    });
+    again
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.pending.fmt(f)
     }
 }
 
@@ -119,15 +231,16 @@ impl fmt::Debug for Pending {
 }
 
 /// Sends a request over the connection that there is, or over a new one.
-fn send_surely(core: &Arc<Core>, asked: Asked) -> Result<UnderWay, Error> {
+fn send_surely(core: &Arc<Core>, asked: Asked) -> Result<UnderWay, Unanswered> {
     let mut asked = Some(asked);
-    core.surely(|connection| {
+    let sent = core.surely(|connection| {
         let mine = asked.as_mut().expect("it is taken when it was sent");
         let opened = mine.model.opened_on(connection)?;
         let sent = send(core, connection, &opened, mine)?;
         let asked = asked.take().expect("it was just looked at");
         Ok(UnderWay { connection: connection.clone(), opened, sent, asked })
-    })
+    });
+    sent.map_err(|error| asked.expect("it was not sent").unanswered(error))
 }
 
 fn send(
@@ -155,34 +268,54 @@ fn send(
 
 enum Finished {
     Reply(Box<Reply>),
-    /// The outputs need more room than they were given.
-    MoreRoom(Box<Asked>),
+    /// To be asked again: with more room for its outputs, or of the daemon that comes after this one.
+    Again(Box<Asked>),
 }
 
 impl UnderWay {
-    fn finish(self, answered: Answered) -> Result<Finished, Error> {
-        let UnderWay { opened, mut asked, .. } = self;
+    fn finish(self, answered: Answered) -> Result<Finished, Unanswered> {
+        let UnderWay { connection, opened, mut asked, .. } = self;
         let Answered { message, payload } = answered;
         match message {
-            Message::Inferred(inferred) => {
-                let reply = reply(&opened.signature, inferred, &mut asked, payload)?;
-                Ok(Finished::Reply(Box::new(reply)))
-            }
+            Message::Inferred(inferred) => match reply(&opened.signature, inferred, &mut asked, payload) {
+                Ok(reply) => Ok(Finished::Reply(Box::new(reply))),
+                Err(error) => Err(asked.unanswered(error)),
+            },
             Message::Failed(failed) => match failed.needed {
                 // It ran, and its outputs were dropped. The next time there will be room at once.
                 Some(needed) if asked.room_is_less_than(needed) && !asked.options.once => {
                     asked.model.needs(needed.get());
                     asked.room = None;
-                    Ok(Finished::MoreRoom(Box::new(asked)))
+                    Ok(Finished::Again(Box::new(asked)))
                 }
-                _ => Err(Error::Refused(failed.into())),
+                // It never ran: that is what the daemon says of requests that come while it goes away.
+                _ if failed.code == Code::Unavailable && connection.is_leaving() => {
+                    Ok(Finished::Again(Box::new(asked)))
+                }
+                _ => Err(asked.unanswered(Error::Refused(failed.into()))),
             },
-            other => Err(unexpected(&other)),
+            other => Err(asked.unanswered(unexpected(&other))),
         }
     }
 }
 
 impl Asked {
+    /// Never uses the place for the outputs again: the connection is lost, but the daemon may be there, and a job of
+    /// that request may still write its outputs. It is memory for one request, and connections are rarely lost.
+    fn give_up_room(&mut self) {
+        if let Some(room @ Storage::Shared { .. }) = self.room.take() {
+            std::mem::forget(room);
+        }
+    }
+
+    fn take_inputs(&mut self) -> Vec<AnyTensor> {
+        std::mem::take(&mut self.inputs).into_iter().map(|(_, tensor)| tensor).collect()
+    }
+
+    pub(crate) fn unanswered(mut self, error: Error) -> Unanswered {
+        Unanswered { error, inputs: self.take_inputs() }
+    }
+
     fn room_is_less_than(&self, needed: NonZeroU64) -> bool {
         self.room.as_ref().map_or(0, |room| room.bytes().len() as u64) < needed.get()
     }
@@ -231,7 +364,7 @@ fn reply(
             range,
         });
     }
-    let inputs = std::mem::take(&mut asked.inputs).into_iter().map(|(_, tensor)| tensor).collect();
+    let inputs = asked.take_inputs();
     Ok(Reply { version, timing, outputs: named, inputs })
 }
 

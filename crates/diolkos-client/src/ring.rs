@@ -6,6 +6,7 @@
 //! taken, a sender waits for answers.
 
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ const FULL_MAX: Duration = Duration::from_secs(5);
 
 /// Both rings of a connection.
 pub(crate) struct Ring {
+    /// The daemon said good-bye.
+    leaving: Arc<AtomicBool>,
     memory: Arc<Mapping>,
     slots: SlotsPlace,
     sending: Mutex<Sending>,
@@ -54,6 +57,7 @@ impl Ring {
         descriptors: Vec<OwnedFd>,
         socket: OwnedFd,
         waiting: Waiting,
+        leaving: Arc<AtomicBool>,
     ) -> Result<Ring, Error> {
         let nonsense =
             |what: String| Error::lost(format!("the daemon opened a channel that can't be: {what}"));
@@ -82,6 +86,7 @@ impl Ring {
         let answers = Consumer::new(memory.clone(), layout(&opened.completions)?).map_err(outside)?;
         let free = (0..opened.slots.count).rev().collect();
         Ok(Ring {
+            leaving,
             memory,
             slots: opened.slots,
             sending: Mutex::new(Sending { ring, bell: requests, free, rounds: 0, body: Vec::new() }),
@@ -197,6 +202,10 @@ impl Source<Message> for Ring {
         drop(receiving);
         let Some(entry) = entry else { return Ok(None) };
         let (id, message) = self.message(&entry)?;
+        if message == Message::Goodbye {
+            self.leaving.store(true, Ordering::Release);
+            return Ok(None);
+        }
         self.sending().free.push(self.slot_of(id));
         Ok(Some((id, message)))
     }

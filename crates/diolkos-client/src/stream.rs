@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The socket: messages, with their payload behind them and descriptors beside them.
 
-use std::io::{self, IoSlice, Read as _, Write as _};
-use std::net::TcpStream;
+use std::io::{self, IoSlice, Read as _};
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use diolkos_shm::pass;
-use diolkos_types::Code;
 use diolkos_wire::{HEADER_BYTES, Header, Limits, Message, PREFACE, Part, encode_frame};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -45,11 +45,18 @@ impl Socket {
         matches!(self, Socket::Unix(_))
     }
 
+    /// Ends it for both sides, and for whoever reads from it here.
+    pub(crate) fn shutdown(&self) {
+        // Fails if it is at its end already.
+        let _ = match self {
+            Socket::Unix(stream) => stream.shutdown(Shutdown::Both),
+            Socket::Tcp(stream) => stream.shutdown(Shutdown::Both),
+        };
+    }
+
+    /// As `writev`, but if the daemon is gone, that is an error and no SIGPIPE, which ends programs that are not in Rust.
     fn write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            Socket::Unix(stream) => (&mut &*stream).write_vectored(slices),
-            Socket::Tcp(stream) => (&mut &*stream).write_vectored(slices),
-        }
+        pass::send(self, slices, &[])
     }
 
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -93,6 +100,8 @@ impl Answer {
 /// The socket, for many who send and one at a time who receives.
 pub(crate) struct Stream {
     socket: Socket,
+    /// The daemon said good-bye: it answers what it has, and takes nothing more.
+    leaving: Arc<AtomicBool>,
     sending: Mutex<()>,
     receiving: Mutex<Receiving>,
 }
@@ -108,8 +117,8 @@ struct Receiving {
 }
 
 impl Stream {
-    pub(crate) fn new(socket: Socket) -> Stream {
-        Stream { socket, sending: Mutex::default(), receiving: Mutex::default() }
+    pub(crate) fn new(socket: Socket, leaving: Arc<AtomicBool>) -> Stream {
+        Stream { socket, leaving, sending: Mutex::default(), receiving: Mutex::default() }
     }
 
     pub(crate) fn socket(&self) -> &Socket {
@@ -239,7 +248,10 @@ impl Stream {
         let message = header.message(body).map_err(nonsense)?;
         let payload = self.payload(receiving, header.payload)?;
         match (header.part, message) {
-            (_, Message::Goodbye) => Err(Error::lost("the daemon is shutting down")),
+            (_, Message::Goodbye) => {
+                self.leaving.store(true, Ordering::Release);
+                Ok(None)
+            }
             (Part::More, message) => {
                 receiving.parts.push((header.id, message));
                 Ok(None)
@@ -272,9 +284,4 @@ impl Source<Answer> for Stream {
 
 fn lost(error: io::Error) -> Error {
     Error::lost(error.to_string())
-}
-
-/// Whether a refusal says that the daemon goes away, so that another may answer.
-pub(crate) fn is_leaving(error: &Error) -> bool {
-    matches!(error, Error::Refused(status) if status.code() == Code::Unavailable && status.message().contains("shutting down"))
 }

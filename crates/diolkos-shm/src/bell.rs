@@ -34,8 +34,8 @@ use crate::spin::{Spin, Waited, YIELD_MAX};
 /// cost nothing, short enough that nobody takes a dead daemon for a slow one.
 pub const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Looks between two readings of the clock, which costs as much as several looks.
-const LOOKS: u32 = 16;
+/// Looks between two times that the core is given away, which costs as much as some tens of looks.
+pub const LOOKS: u32 = 64;
 
 /// A doorbell.
 #[derive(Debug)]

@@ -53,6 +53,9 @@ pub enum Command {
     /// The bare server that `bench report` compares with
     #[command(hide = true)]
     BenchBaseline(crate::commands::bench::BaselineArgs),
+    /// The other process of `bench channel`
+    #[command(hide = true)]
+    BenchPeer(crate::commands::bench::PeerArgs),
     /// Load a model under limits, on behalf of a daemon
     #[command(hide = true)]
     Rehearse,

@@ -17,6 +17,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("diolkos-client", 3),
     ("diolkos-server", 3),
     ("libvaccel", 4),
+    ("libdiolkos", 4),
     ("diolkos", 5),
     // Not part of the product: it may look at everything and nothing may use it.
     ("xtask", u8::MAX),

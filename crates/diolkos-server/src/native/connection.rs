@@ -210,6 +210,7 @@ struct OpenedChannel {
 
 impl Drop for OpenedChannel {
     fn drop(&mut self) {
+        self.lane.end();
         // The thread runs, because it was told of the channel; the settings do not matter any more.
         let _ = self.front.with_poller(Spin::default(), |poller| poller.remove(self.number));
     }

@@ -5,7 +5,7 @@
 //!            bell rings                         something is in the ring
 //!  asleep ───────────────> looked at ──────┐ <──────────────────────────┐
 //!    ^                                     ├──────── take one ──────────┘
-//!    └── nothing for as long as it is worth looking (Spin), or others want the core
+//!    └── nothing for as long as it is worth looking (Spin), an answer is owed, or others want the core
 //! ```
 //!
 //! Channels that are looked at take turns, one request each. While all are asleep the thread sleeps in `epoll_wait`
@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use diolkos_shm::bell::LOOKS;
 use diolkos_shm::spin::{Spin, Waited, YIELD_MAX};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -61,6 +62,10 @@ pub(super) trait Channel: Send {
 
     /// Takes one request out, if there is one. `here`: a short operation may run before this returns.
     fn take(&mut self, here: bool) -> Result<Taken, Broken>;
+
+    /// Whether its client waits for an answer of ours. Then hardly anything will come, and whoever works on the answer
+    /// needs the core more.
+    fn is_owed(&self) -> bool;
 
     /// Announces sleep. `false`: something came meanwhile.
     fn may_sleep(&mut self) -> Result<bool, Broken>;
@@ -182,7 +187,7 @@ impl Turns {
             if self.inbox.any.swap(false, Ordering::Acquire) && self.obey().is_break() {
                 return;
             }
-            if self.round() {
+            if self.rounds() {
                 // Whoever is served all the time must not keep the others' bells from being heard.
                 if bells_at.elapsed() > BELLS_EVERY {
                     self.hear(Some(Duration::ZERO), &mut events);
@@ -258,9 +263,18 @@ impl Turns {
         }
     }
 
-    /// One turn for each channel that is looked at. Whether any had a request.
-    fn round(&mut self) -> bool {
+    /// Some rounds, until one of them found something.
+    fn rounds(&mut self) -> bool {
+        let rounds = LOOKS as usize / self.hot.len().max(1);
         let began = Instant::now();
+        (0..rounds.max(1)).any(|_| {
+            std::hint::spin_loop();
+            self.round(began)
+        })
+    }
+
+    /// One turn for each channel that is looked at. Whether any had a request.
+    fn round(&mut self, began: Instant) -> bool {
         let mut any = false;
         let mut here = true;
         let mut index = 0;
@@ -305,7 +319,7 @@ impl Turns {
                 continue;
             };
             let quiet = now.duration_since(served.quiet_since);
-            if !busy && quiet < served.look {
+            if !busy && quiet < served.look && !served.channel.is_owed() {
                 index += 1;
                 continue;
             }
@@ -369,6 +383,10 @@ mod tests {
             let Some(entry) = self.consumer.pop().map_err(|_| Broken)? else { return Ok(Taken::None) };
             self.taken.send(entry[0]).map_err(|_| Broken)?;
             if entry[0] == 255 { Err(Broken) } else { Ok(Taken::One) }
+        }
+
+        fn is_owed(&self) -> bool {
+            false
         }
 
         fn may_sleep(&mut self) -> Result<bool, Broken> {

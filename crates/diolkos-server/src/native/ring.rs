@@ -17,7 +17,7 @@
 
 use std::mem;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -44,6 +44,8 @@ pub(super) struct Lane {
     memory: Arc<Mapping>,
     slots: SlotsPlace,
     flights: Mutex<Box<[Option<Flight>]>>,
+    /// How many of them there are. Written under their lock; read without it, as a hint.
+    in_flight: AtomicUsize,
     answers: Mutex<Answers>,
     draining: AtomicBool,
     broken: AtomicBool,
@@ -83,12 +85,27 @@ impl Lane {
 
     /// Requests that were not answered yet.
     pub(super) fn in_flight(&self) -> usize {
-        self.flights().iter().flatten().count()
+        self.in_flight.load(Ordering::Acquire)
     }
 
-    /// From now on no request is begun.
+    /// Says good-bye, and begins no request from now on. In this order, so that a client that is refused for it knows
+    /// why, and asks elsewhere.
     pub(super) fn drain(&self) {
+        let body = EntryBody::Inline(InlineBody::new(&[]).expect("nothing fits into an entry"));
+        let entry = RingEntry { kind: Kind::Goodbye.number(), part: Part::Last, id: 0, body };
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        // A ring that is full of answers has no room for it, and its client hears it when the connection ends.
+        if answers.ring.push(&entry.encode()).is_ok() {
+            // A bell that can't be rung shows with the next answer.
+            let _ = answers.bell.ring(&answers.ring);
+        }
+        drop(answers);
         self.draining.store(true, Ordering::Release);
+    }
+
+    /// The connection has ended: nothing is written into its regions any more.
+    pub(super) fn end(&self) {
+        self.broken.store(true, Ordering::Release);
     }
 
     /// Whether the client broke the protocol. The connection ends then.
@@ -110,7 +127,8 @@ impl Lane {
         let none_left = {
             let mut flights = self.flights();
             flights[slot as usize] = None;
-            self.draining.load(Ordering::Acquire) && flights.iter().all(Option::is_none)
+            let before = self.in_flight.fetch_sub(1, Ordering::AcqRel);
+            before == 1 && self.draining.load(Ordering::Acquire)
         };
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(why) = answers.push(id, slot, message, self) {
@@ -189,6 +207,7 @@ pub(super) fn open(
         memory,
         slots: opened.slots,
         flights: Mutex::new(flights),
+        in_flight: AtomicUsize::new(0),
         answers: Mutex::new(Answers { ring, bell: reply_bell, body: Vec::new() }),
         draining: AtomicBool::new(false),
         broken: AtomicBool::new(false),
@@ -213,6 +232,10 @@ impl Channel for RingChannel {
             .map_err(|error| self.lane.break_off(&error.to_string()))?;
         self.handle(&entry, here)?;
         Ok(Taken::One)
+    }
+
+    fn is_owed(&self) -> bool {
+        self.lane.in_flight() > 0
     }
 
     fn may_sleep(&mut self) -> Result<bool, Broken> {
@@ -243,6 +266,7 @@ impl RingChannel {
                     .break_off("a request came in a slot whose request was not answered yet"));
             }
             *flight = Some(Flight { id, ticket: None });
+            self.lane.in_flight.fetch_add(1, Ordering::AcqRel);
         }
         match self.message(entry, slot)? {
             Ok(Message::Infer(infer)) => self.infer(id, infer, here),
@@ -345,6 +369,10 @@ struct Answer {
 
 impl ReplySink for Answer {
     fn complete(self: Box<Self>, reply: Reply) {
+        // The client is gone, and what it does with its region is its own again.
+        if self.lane.is_broken() {
+            return;
+        }
         let message = match self.inferred(&reply) {
             Ok(inferred) => Message::Inferred(inferred),
             Err(failed) => Message::Failed(failed),

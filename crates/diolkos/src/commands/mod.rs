@@ -32,6 +32,7 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Doctor(args) => doctor::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::BenchBaseline(args) => bench::run_baseline(&args),
+        Command::BenchPeer(args) => bench::run_peer(&args),
         Command::Demo(args) => demo::run(&args),
         Command::DemoClient(args) => demo::client::run(&args),
         Command::Rehearse => return Ok(rehearse::run()),

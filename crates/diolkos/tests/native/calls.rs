@@ -186,3 +186,46 @@ fn a_deadline_that_passes_in_the_queue_is_told() {
     fixture.gate.open();
     held.wait().unwrap();
 }
+
+#[test]
+fn tasks_wait_too() {
+    let fixture = Fixture::start("");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+    for (way, client) in fixture.clients() {
+        let echo = client.open("echo").unwrap();
+        let asking: Vec<_> = (0..100u32)
+            .map(|number| {
+                let (client, echo) = (client.clone(), echo.clone());
+                runtime.spawn(async move {
+                    let mut tensor = client.tensor::<u32>(&[1000]).unwrap();
+                    tensor.fill(number);
+                    let reply = echo.submit([("data", tensor)]).unwrap().await.unwrap();
+                    reply.output(0).unwrap().values::<u32>().unwrap().to_vec()
+                })
+            })
+            .collect();
+        for (number, asked) in asking.into_iter().enumerate() {
+            assert_eq!(runtime.block_on(asked).unwrap(), [number as u32; 1000], "{way}");
+        }
+        // Blocking callers beside them are answered by the thread that receives for tasks.
+        assert!(client.open("noop").unwrap().infer(NONE).unwrap().outputs().is_empty());
+        let error = runtime.block_on(echo.submit(NONE).unwrap().into_future()).unwrap_err();
+        assert_eq!(error.code(), Some(Code::InvalidArgument), "{way}");
+    }
+}
+
+#[test]
+fn a_task_that_is_dropped_cancels_its_request() {
+    let fixture = Fixture::start("engine.slots = 1");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    for (way, client) in fixture.clients() {
+        let gate = client.open("gate").unwrap();
+        let pending = gate.submit([("data", ramp(&client, &[1 << 16]))]).unwrap();
+        let waited = runtime
+            .block_on(async { tokio::time::timeout(Duration::from_millis(20), pending.into_future()).await });
+        assert!(waited.is_err(), "{way}");
+        fixture.gate.open();
+        gate.infer([("data", ramp(&client, &[3]))]).unwrap();
+        fixture.gate.close();
+    }
+}

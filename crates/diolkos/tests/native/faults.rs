@@ -95,3 +95,23 @@ fn more_than_the_regions_may_hold_is_refused_here() {
     let error = client.open("unknown").unwrap_err();
     assert_eq!(error.code(), Some(Code::NotFound));
 }
+
+#[test]
+fn a_task_goes_on_when_the_daemon_was_restarted() {
+    let fixture = Fixture::start("");
+    let client = fixture.client();
+    let gate = client.open("gate").unwrap();
+    let echo = client.open("echo").unwrap();
+    let mut tensor = client.tensor::<i16>(&[2]).unwrap();
+    tensor.copy_from_slice(&[-1, 7]);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    // Under way when the daemon goes; whether it was answered before or is asked again, the answer is the same.
+    let pending = gate.submit([("data", tensor)]).unwrap();
+    fixture.gate.wait_for_arrivals(1);
+    let fixture = fixture.restart();
+    fixture.gate.open();
+    let reply = runtime.block_on(pending.into_future()).unwrap();
+    assert_eq!(reply.output(0).unwrap().values::<i16>().unwrap(), [-1, 7]);
+    let tensor = client.tensor::<i16>(&[2]).unwrap();
+    runtime.block_on(echo.submit([("data", tensor)]).unwrap().into_future()).unwrap();
+}

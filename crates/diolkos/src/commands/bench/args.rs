@@ -25,6 +25,8 @@ pub enum BenchCommand {
     Load(LoadArgs),
     /// Measure this build against bare servers, and write docs/performance.md
     Report(ReportArgs),
+    /// Measure the native channel against what this machine can do at best
+    Channel(ChannelArgs),
 }
 
 /// By which way requests go.
@@ -123,6 +125,30 @@ pub struct ReportArgs {
     /// Only these parts
     #[arg(long, value_enum, value_delimiter = ',')]
     pub only: Vec<Part>,
+}
+
+/// `bench channel`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Bare ping-pongs between two processes, copies in memory, the engine in this process, gRPC, and the channel in each of
+its ways, all of them in every round. Rounds in which other programs used the machine are measured again. Needs a
+release build on a quiet machine with two cores at least.
+
+Exit codes: 0 every target is met, 4 one is missed, 1 something could not be concluded.")]
+pub struct ChannelArgs {
+    /// Directory for performance-channel.md and performance/channel.json [default: write nothing]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Few and short rounds: a look, not a result
+    #[arg(long)]
+    pub quick: bool,
+    /// Directory with more real models [default: $DIOLKOS_TEST_MODELS, else ../shared/models]
+    #[arg(long, value_name = "DIR")]
+    pub models: Option<PathBuf>,
+    /// The client whose first answer and memory are measured: the example `ask` of diolkos-client, which
+    /// `cargo xtask small-client` builds [default: this executable, which is far larger than a client]
+    #[arg(long, value_name = "FILE")]
+    pub client: Option<PathBuf>,
 }
 
 /// A part of the report.

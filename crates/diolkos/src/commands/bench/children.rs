@@ -48,8 +48,17 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    /// Starts the daemon with these models and settings.
+    pub(crate) async fn start_daemon(models: &[PathBuf], settings: &[&str]) -> Result<Server, Failure> {
+        Server::start_with(Kind::Daemon, models, settings).await
+    }
+
     /// Starts a server, with these models if it is the daemon, and waits until it is ready.
     pub(crate) async fn start(kind: Kind, models: &[PathBuf]) -> Result<Server, Failure> {
+        Server::start_with(kind, models, &[]).await
+    }
+
+    async fn start_with(kind: Kind, models: &[PathBuf], settings: &[&str]) -> Result<Server, Failure> {
         let dir = tempfile::Builder::new().prefix("diolkos-bench-").tempdir();
         let dir = dir.map_err(|error| cannot("make a temporary directory", &error))?;
         let socket = dir.path().join("s.sock");
@@ -57,9 +66,11 @@ impl Server {
         let port = free_port().map_err(|error| cannot("find a free port", &error))?;
         let unix = Address::Unix(socket.clone());
         let tcp = Address::Tcp(format!("127.0.0.1:{port}"));
+        let config = dir.path().join("diolkos.toml");
+        std::fs::write(&config, settings.join("\n")).map_err(|error| cannot("write settings", &error))?;
         let began = Instant::now();
-        let child =
-            spawn(kind, &unix, &tcp, models, &log).map_err(|error| cannot("start a server", &error))?;
+        let child = spawn(kind, &unix, &tcp, models, &config, &log)
+            .map_err(|error| cannot("start a server", &error))?;
         let mut server = Server { child, _dir: dir, unix, tcp, took: Duration::ZERO };
         while !server.is_ready(kind).await {
             let ended = server.child.try_wait().ok().flatten();
@@ -115,11 +126,18 @@ impl Drop for Server {
     }
 }
 
-fn spawn(kind: Kind, unix: &Address, tcp: &Address, models: &[PathBuf], log: &Path) -> io::Result<Child> {
+fn spawn(
+    kind: Kind,
+    unix: &Address,
+    tcp: &Address,
+    models: &[PathBuf],
+    config: &Path,
+    log: &Path,
+) -> io::Result<Child> {
     let mut command = Command::new(this_program()?);
     match kind {
         Kind::Daemon => {
-            command.args(["serve", "--exit-with-stdin"]);
+            command.args(["serve", "--exit-with-stdin", "--config"]).arg(config);
             for model in models {
                 command.arg("--model").arg(model);
             }
@@ -132,7 +150,7 @@ fn spawn(kind: Kind, unix: &Address, tcp: &Address, models: &[PathBuf], log: &Pa
 }
 
 /// This executable; in tests, the one that was built beside them.
-fn this_program() -> io::Result<PathBuf> {
+pub(crate) fn this_program() -> io::Result<PathBuf> {
     let program = std::env::current_exe()?;
     if !cfg!(test) {
         return Ok(program);

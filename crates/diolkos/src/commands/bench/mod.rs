@@ -18,10 +18,12 @@
 //! | `split` | where a server spent its time, by its own account |
 //! | `load` | `bench load` |
 //! | `report` | `bench report` |
+//! | `channel` | `bench channel` |
 
 mod args;
 mod baseline;
 mod caller;
+mod channel;
 mod children;
 mod closed;
 mod grpc;
@@ -40,6 +42,7 @@ mod tally;
 
 pub(crate) use args::BenchArgs;
 pub(crate) use baseline::BaselineArgs;
+pub(crate) use channel::PeerArgs;
 
 use args::BenchCommand;
 
@@ -50,12 +53,18 @@ pub(super) fn run(args: BenchArgs) -> Result<Exit, Failure> {
     match args.command {
         BenchCommand::Load(args) => load::run(&args),
         BenchCommand::Report(args) => report::run(&args),
+        BenchCommand::Channel(args) => channel::run(&args),
     }
 }
 
 /// Runs `bench-baseline`.
 pub(super) fn run_baseline(args: &BaselineArgs) -> Result<Exit, Failure> {
     baseline::run(args)
+}
+
+/// Runs `bench-peer`.
+pub(super) fn run_peer(args: &PeerArgs) -> Result<Exit, Failure> {
+    channel::run_peer(args)
 }
 
 /// A runtime for so many clients: one thread for each, up to the number of cores.

@@ -20,8 +20,10 @@ mod verdict;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+pub(super) use rounds::{Plan, Watch};
+pub(super) use stats::Spread;
+
 use results::Results;
-use rounds::Plan;
 use verdict::{Judged, Verdict};
 
 use super::args::{Part, ReportArgs};
@@ -36,13 +38,13 @@ use crate::term::{Lean, Paint, Style, Table};
 const CLIENTS: usize = 8;
 
 /// Where real models are, relative to the repository.
-const MODELS: &str = "../shared/models";
+pub(super) const MODELS: &str = "../shared/models";
 
 /// The example model, relative to the repository.
-const EXAMPLE: &str = "examples/digits/models/digits";
+pub(super) const EXAMPLE: &str = "examples/digits/models/digits";
 
 /// A MobileNet among the real models.
-const MOBILENET: &str = "mobilenet_v2_1.0_224_dq.onnx";
+pub(super) const MOBILENET: &str = "mobilenet_v2_1.0_224_dq.onnx";
 
 pub(super) fn run(args: &ReportArgs) -> Result<Exit, Failure> {
     let results = match &args.from {

@@ -9,20 +9,20 @@ use crate::exit::Failure;
 
 /// How many rounds, and how long.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Plan {
+pub(in crate::commands::bench) struct Plan {
     /// Clean rounds that are wanted.
-    pub(super) rounds: usize,
+    pub(in crate::commands::bench) rounds: usize,
     /// Rounds that are measured at most to get them.
-    pub(super) tries: usize,
+    pub(in crate::commands::bench) tries: usize,
     /// Length of what is measured in a round.
-    pub(super) length: Duration,
+    pub(in crate::commands::bench) length: Duration,
     /// Load before that.
-    pub(super) warmup: Duration,
+    pub(in crate::commands::bench) warmup: Duration,
 }
 
 impl Plan {
     /// A thorough one, or one for a quick look.
-    pub(super) fn new(quick: bool) -> Plan {
+    pub(in crate::commands::bench) fn new(quick: bool) -> Plan {
         let millis = Duration::from_millis;
         if quick {
             Plan { rounds: 6, tries: 8, length: millis(300), warmup: millis(50) }
@@ -32,31 +32,31 @@ impl Plan {
     }
 
     /// The same with fewer rounds.
-    pub(super) fn of(self, rounds: usize) -> Plan {
+    pub(in crate::commands::bench) fn of(self, rounds: usize) -> Plan {
         Plan { rounds: rounds.min(self.rounds), tries: (3 * rounds).min(self.tries), ..self }
     }
 
     /// Whether there were enough.
-    pub(super) fn is_done(&self, clean: usize, all: usize) -> bool {
+    pub(in crate::commands::bench) fn is_done(&self, clean: usize, all: usize) -> bool {
         clean >= self.rounds || all >= self.tries
     }
 }
 
 /// Notes who uses the machine from now on.
 #[derive(Debug)]
-pub(super) struct Watch<'a> {
+pub(in crate::commands::bench) struct Watch<'a> {
     children: &'a [u32],
     before: Sample,
 }
 
 impl Watch<'_> {
     /// Begins. `children` are counted as ours and must live until the end.
-    pub(super) fn begin(children: &[u32]) -> Result<Watch<'_>, Failure> {
+    pub(in crate::commands::bench) fn begin(children: &[u32]) -> Result<Watch<'_>, Failure> {
         Ok(Watch { children, before: sample(children)? })
     }
 
     /// Ends, and tells what others used.
-    pub(super) fn end(self) -> Result<Foreign, Failure> {
+    pub(in crate::commands::bench) fn end(self) -> Result<Foreign, Failure> {
         Ok(foreign(&self.before, &sample(self.children)?))
     }
 }

@@ -8,27 +8,27 @@
 use serde::{Deserialize, Serialize};
 
 /// How sure an interval for the median is, at least.
-pub(super) const CONFIDENCE: f64 = 0.95;
+pub(in crate::commands::bench) const CONFIDENCE: f64 = 0.95;
 
 /// Values of several rounds in short.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Spread {
+pub(in crate::commands::bench) struct Spread {
     /// How many there were.
-    pub(super) count: usize,
+    pub(in crate::commands::bench) count: usize,
     /// Least.
-    pub(super) min: f64,
+    pub(in crate::commands::bench) min: f64,
     /// Middle.
-    pub(super) median: f64,
+    pub(in crate::commands::bench) median: f64,
     /// Greatest.
-    pub(super) max: f64,
+    pub(in crate::commands::bench) max: f64,
     /// With [`CONFIDENCE`] the median of all rounds that could have been lies in here; `None` if there are
     /// too few rounds to say so.
-    pub(super) interval: Option<(f64, f64)>,
+    pub(in crate::commands::bench) interval: Option<(f64, f64)>,
 }
 
 impl Spread {
     /// `None` of nothing.
-    pub(super) fn of(values: impl IntoIterator<Item = f64>) -> Option<Spread> {
+    pub(in crate::commands::bench) fn of(values: impl IntoIterator<Item = f64>) -> Option<Spread> {
         let mut sorted: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
         sorted.sort_by(f64::total_cmp);
         let (min, max) = (*sorted.first()?, *sorted.last()?);

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The targets of the channel, and what can be said about them. Pure.
+//!
+//! A target is a bound on a number of each round; it is met or missed only if the whole interval for the median of
+//! all clean rounds is on one side of it.
+
+use super::super::report::Spread;
+use super::cases::{Case, Way, Work};
+use super::results::{Measured, Results, Round};
+use crate::exit::Exit;
+
+/// What can be said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Met,
+    Missed,
+    Undecided,
+}
+
+/// A target and what was found.
+#[derive(Clone, Debug)]
+pub(super) struct Judged {
+    pub(super) what: &'static str,
+    pub(super) target: String,
+    pub(super) found: Option<Spread>,
+    pub(super) unit: &'static str,
+    pub(super) verdict: Verdict,
+}
+
+enum Bound {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+fn of(round: &Round, case: Case) -> Option<Measured> {
+    round.measured.get(&case.name()).copied()
+}
+
+fn p50(round: &Round, case: Case) -> Option<f64> {
+    of(round, case).map(|measured| measured.p50_ns)
+}
+
+fn rate(round: &Round, case: Case) -> Option<f64> {
+    of(round, case).map(|measured| measured.rate)
+}
+
+/// What a way adds to the call in this process, relative to an allowance.
+fn added(round: &Round, work: Work, way: Way, allowance: Option<f64>) -> Option<f64> {
+    let added = p50(round, Case::Work(work, way))? - p50(round, Case::Work(work, Way::Inproc))?;
+    Some(added / allowance?)
+}
+
+/// Judges everything.
+pub(super) fn judge(results: &Results) -> Vec<Judged> {
+    use Bound::{AtLeast, AtMost};
+    let judge = |what, bound, unit, number: &dyn Fn(&Round) -> Option<f64>| {
+        one(what, bound, unit, results.each(number))
+    };
+    let sum = |round: &Round, one, two| Some(p50(round, one)? + p50(round, two)?);
+    let mut all = vec![
+        judge("empty call, blocking, to an eventfd ping-pong", AtMost(1.3), "", &|round| {
+            Some(p50(round, Case::Empty(Way::Blocking))? / p50(round, Case::PingEvent)?)
+        }),
+        judge("empty call, adaptive", AtMost(3.0), " µs", &|round| {
+            Some(p50(round, Case::Empty(Way::Adaptive))? / 1000.0)
+        }),
+        judge("empty call, polled", AtMost(3.0), " µs", &|round| {
+            Some(p50(round, Case::Empty(Way::Polled))? / 1000.0)
+        }),
+        judge(
+            "602 kB in, 4 kB out, adaptive: what is added, to a memcpy and an empty call",
+            AtMost(1.3),
+            "",
+            &|round| {
+                let allowance = sum(round, Case::MemcpyImage, Case::Empty(Way::Adaptive));
+                added(round, Work::Image, Way::Adaptive, allowance)
+            },
+        ),
+        judge("602 kB in, 4 kB out, blocking: the same", AtMost(1.3), "", &|round| {
+            let allowance = sum(round, Case::MemcpyImage, Case::Empty(Way::Blocking));
+            added(round, Work::Image, Way::Blocking, allowance)
+        }),
+        judge("echo of 64 MiB: bandwidth of its two copies, to a memcpy's", AtLeast(0.8), "", &|round| {
+            Some(2.0 * p50(round, Case::MemcpyLarge)? / p50(round, Case::Echo)?)
+        }),
+        judge("empty calls per second of 1 client, to gRPC over unix", AtLeast(5.0), "", &|round| {
+            Some(rate(round, Case::Empty(Way::Adaptive))? / rate(round, Case::Empty(Way::Grpc))?)
+        }),
+        judge("empty calls per second of 32 clients, to gRPC over unix", AtLeast(5.0), "", &|round| {
+            Some(rate(round, Case::EmptyMany(Way::Adaptive))? / rate(round, Case::EmptyMany(Way::Grpc))?)
+        }),
+        judge("a model of 1 ms, adaptive, to the call in process", AtMost(1.05), "", &|round| {
+            Some(
+                p50(round, Case::Work(Work::Short, Way::Adaptive))?
+                    / p50(round, Case::Work(Work::Short, Way::Inproc))?,
+            )
+        }),
+        judge(
+            "a model of 1 ms, blocking: what is added, to a ping-pong and a memcpy",
+            AtMost(1.3),
+            "",
+            &|round| {
+                let allowance = sum(round, Case::PingEvent, Case::MemcpyBatch);
+                added(round, Work::Short, Way::Blocking, allowance)
+            },
+        ),
+        judge("MobileNet, adaptive, to the call in process", AtMost(1.01), "", &|round| {
+            Some(
+                p50(round, Case::Work(Work::Long, Way::Adaptive))?
+                    / p50(round, Case::Work(Work::Long, Way::Inproc))?,
+            )
+        }),
+        judge("MobileNet, blocking, to the call in process", AtMost(1.01), "", &|round| {
+            Some(
+                p50(round, Case::Work(Work::Long, Way::Blocking))?
+                    / p50(round, Case::Work(Work::Long, Way::Inproc))?,
+            )
+        }),
+    ];
+    if let Some(fresh) = &results.fresh {
+        let warm = Spread::of(fresh.inference_ns.iter().copied()).map_or(0.0, |spread| spread.median);
+        let over = fresh.channel_ns.iter().map(|took| (took - warm) / 1e6).collect();
+        all.push(one(
+            "MobileNet, first answer of a fresh process, over a warm inference in process",
+            AtMost(10.0),
+            " ms",
+            over,
+        ));
+        let memory = fresh.memory_bytes.iter().map(|bytes| bytes / 1e6).collect();
+        all.push(one("memory of that process, without its tensors", AtMost(8.0), " MB", memory));
+    }
+    all
+}
+
+fn one(what: &'static str, bound: Bound, unit: &'static str, values: Vec<f64>) -> Judged {
+    let found = Spread::of(values);
+    let interval = found.and_then(|spread| spread.interval);
+    let (target, met, missed) = match bound {
+        Bound::AtMost(most) => (
+            format!("≤ {most}{unit}"),
+            interval.is_some_and(|(_, high)| high <= most),
+            interval.is_some_and(|(low, _)| low > most),
+        ),
+        Bound::AtLeast(least) => (
+            format!("≥ {least}{unit}"),
+            interval.is_some_and(|(low, _)| low >= least),
+            interval.is_some_and(|(_, high)| high < least),
+        ),
+    };
+    let verdict = match (met, missed) {
+        (true, _) => Verdict::Met,
+        (_, true) => Verdict::Missed,
+        _ => Verdict::Undecided,
+    };
+    Judged { what, target, found, unit, verdict }
+}
+
+/// As `bench report` does.
+pub(super) fn exit(judged: &[Judged]) -> Exit {
+    let any = |verdict| judged.iter().any(|judged| judged.verdict == verdict);
+    match (any(Verdict::Missed), any(Verdict::Undecided)) {
+        (true, _) => Exit::Problems,
+        (_, true) => Exit::Failed,
+        _ => Exit::Ok,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_on_one_side_decides() {
+        let judge = |values: &[f64]| one("x", Bound::AtMost(2.0), "", values.to_vec()).verdict;
+        assert_eq!(judge(&[1.0; 9]), Verdict::Met);
+        assert_eq!(judge(&[3.0; 9]), Verdict::Missed);
+        assert_eq!(judge(&[1.0; 3]), Verdict::Undecided, "too few to say so");
+        assert_eq!(judge(&[1.0, 1.0, 1.0, 1.0, 3.0, 3.0, 3.0, 3.0, 3.0]), Verdict::Undecided);
+        assert_eq!(one("x", Bound::AtLeast(2.0), "", vec![3.0; 9]).verdict, Verdict::Met);
+    }
+}
