@@ -92,11 +92,20 @@ fn python_is_new_enough() -> bool {
 
 /// Compiles and runs a program of one line: a compiler without headers or linker is no compiler.
 fn c_compiler_works() -> Result<bool, Stop> {
+    c_compiles(&[])
+}
+
+/// Whether programs can be linked with nothing of the system left to find when they start.
+pub(crate) fn links_statically() -> Result<bool, Stop> {
+    c_compiles(&["-static"])
+}
+
+fn c_compiles(flags: &[&str]) -> Result<bool, Stop> {
     let folder = scratch("xtask")?;
     let (source, program) = (folder.join("answer.c"), folder.join("answer"));
     fs::write(&source, "#include <stdio.h>\nint main(void) { return puts(\"42\") < 0; }\n")
         .map_err(|error| Stop::failed(format!("can't write {}: {error}", source.display())))?;
     let compiler = std::env::var_os("CC").unwrap_or_else(|| OsString::from("cc"));
-    Ok(answers(Command::new(compiler).arg(&source).arg("-o").arg(&program))
+    Ok(answers(Command::new(compiler).args(flags).arg(&source).arg("-o").arg(&program))
         && answers(&mut Command::new(program)))
 }

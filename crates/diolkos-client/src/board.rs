@@ -9,7 +9,6 @@
 //! A request that nobody waits for any more keeps its tensors here until its answer comes: until then the daemon may
 //! read and write them.
 
-use std::any::Any;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +19,14 @@ use std::time::Instant;
 use crate::error::Error;
 
 /// Whatever must stay until an answer comes.
-pub(crate) type Kept = Box<dyn Any + Send>;
+pub(crate) trait Keep: Send {
+    /// The answer never comes. The daemon may be there although the connection is not, and a job of the request may still
+    /// write its outputs: their place is not to be used again.
+    fn give_up(self: Box<Self>);
+}
+
+/// See [`Keep`].
+pub(crate) type Kept = Box<dyn Keep>;
 
 /// What a wait for an answer needs of the thing that answers come from.
 pub(crate) trait Source<A> {
@@ -67,12 +73,11 @@ struct State<A> {
 }
 
 impl<A> State<A> {
-    /// At the end: the tasks that wait. What was kept for answers that do not come is never used again: the daemon may
-    /// be there although the connection is not, and a job of such a request may still write its outputs.
+    /// At the end: the tasks that wait. What was kept for answers that do not come is given up.
     fn take_leave(&mut self) -> Vec<Waker> {
         for (_, entry) in self.entries.extract_if(|_, entry| matches!(entry, Entry::Abandoned { .. })) {
             if let Entry::Abandoned { kept } = entry {
-                std::mem::forget(kept);
+                kept.give_up();
             }
         }
         let tasks = self.entries.values_mut().filter_map(|entry| match entry {
@@ -124,7 +129,7 @@ impl<A> Board<A> {
         let mut state = self.lock();
         match (state.entries.remove(&id), &state.ended) {
             (Some(Entry::Waiting(_)), None) => drop(state.entries.insert(id, Entry::Abandoned { kept })),
-            (Some(Entry::Waiting(_)), Some(_)) => std::mem::forget(kept),
+            (Some(Entry::Waiting(_)), Some(_)) => kept.give_up(),
             // With the answer there, nobody uses it any more.
             _ => {}
         }
@@ -287,6 +292,22 @@ mod tests {
 
     use super::*;
 
+    /// Says what became of it.
+    struct Fated(mpsc::Sender<&'static str>);
+
+    impl Keep for Fated {
+        fn give_up(self: Box<Self>) {
+            self.0.send("given up").unwrap();
+        }
+    }
+
+    impl Drop for Fated {
+        fn drop(&mut self) {
+            // The test looks as far as it likes.
+            let _ = self.0.send("dropped");
+        }
+    }
+
     struct Fake(Mutex<mpsc::Receiver<(u64, &'static str)>>);
 
     impl Source<&'static str> for Fake {
@@ -344,21 +365,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_dropped_when_the_answer_comes_and_not_before() {
+    fn what_is_kept_is_dropped_when_the_answer_comes_and_given_up_if_it_never_does() {
         let (send, source) = fake();
         let board = Board::default();
-        let kept = Arc::new(());
+        let (fate, told) = mpsc::channel();
         board.enter(1).unwrap();
-        board.abandon(1, Box::new(kept.clone()));
+        board.abandon(1, Box::new(Fated(fate.clone())));
         board.reap(&source);
-        assert_eq!(Arc::strong_count(&kept), 2);
+        assert!(told.try_recv().is_err(), "it is kept");
         send.send((1, "late")).unwrap();
         board.reap(&source);
-        assert_eq!(Arc::strong_count(&kept), 1);
+        assert_eq!(told.try_recv(), Ok("dropped"));
         board.enter(2).unwrap();
-        board.abandon(2, Box::new(kept.clone()));
+        board.enter(3).unwrap();
+        board.abandon(2, Box::new(Fated(fate.clone())));
         board.end(&Error::lost("closed"));
-        assert_eq!(Arc::strong_count(&kept), 2, "whoever has it may not know yet that it was given up");
+        assert_eq!((told.try_recv(), told.try_recv()), (Ok("given up"), Ok("dropped")));
+        board.abandon(3, Box::new(Fated(fate)));
+        assert_eq!((told.try_recv(), told.try_recv()), (Ok("given up"), Ok("dropped")));
     }
 
     #[test]

@@ -56,6 +56,13 @@ impl Storage {
         }
     }
 
+    /// Drops them, and never uses their place in a region again; see [`Extent::give_up`].
+    pub(crate) fn give_up(self) {
+        if let Storage::Shared { extent, .. } = self {
+            extent.give_up();
+        }
+    }
+
     /// Where they are in a region, for a message.
     pub(crate) fn extent(&self) -> Option<diolkos_wire::Extent> {
         match self {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use diolkos_types::{Code, Params, Signature};
 use diolkos_wire::{Class, Inferred, Message, Place, Timing};
 
+use crate::board::Keep;
 use crate::client::Core;
 use crate::connection::{Answered, Connection, Sent, unexpected};
 use crate::error::Error;
@@ -216,10 +217,25 @@ impl fmt::Debug for Answer {
     }
 }
 
+/// What a request uses until its answer comes.
+struct Used {
+    /// The daemon only reads these: used again too early, they spoil an answer that nobody waits for.
+    _inputs: Vec<(u16, AnyTensor)>,
+    room: Option<Storage>,
+}
+
+impl Keep for Used {
+    fn give_up(self: Box<Self>) {
+        if let Some(room) = self.room {
+            room.give_up();
+        }
+    }
+}
+
 impl Drop for Pending {
     fn drop(&mut self) {
         if let Some(UnderWay { connection, sent, asked, .. }) = self.under_way.take() {
-            connection.cancel(sent, Box::new((asked.inputs, asked.room)));
+            connection.cancel(sent, Box::new(Used { _inputs: asked.inputs, room: asked.room }));
         }
     }
 }
@@ -303,8 +319,8 @@ impl Asked {
     /// Never uses the place for the outputs again: the connection is lost, but the daemon may be there, and a job of
     /// that request may still write its outputs. It is memory for one request, and connections are rarely lost.
     fn give_up_room(&mut self) {
-        if let Some(room @ Storage::Shared { .. }) = self.room.take() {
-            std::mem::forget(room);
+        if let Some(room) = self.room.take() {
+            room.give_up();
         }
     }
 

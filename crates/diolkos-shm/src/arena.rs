@@ -68,7 +68,7 @@ impl Arena {
     #[must_use]
     pub fn take(self: &Arc<Self>, len: usize) -> Option<Extent> {
         let offset = self.lock().take(room(len)?)?;
-        Some(Extent { arena: self.clone(), offset, len })
+        Some(Extent { arena: self.clone(), offset, len, given_up: false })
     }
 
     fn lock(&self) -> MutexGuard<'_, Free> {
@@ -134,9 +134,16 @@ pub struct Extent {
     arena: Arc<Arena>,
     offset: usize,
     len: usize,
+    /// Its bytes stay out of use for as long as the arena lives.
+    given_up: bool,
 }
 
 impl Extent {
+    /// Drops it, and never uses its bytes again: somebody may still write them, and nobody can tell when that ends.
+    pub fn give_up(mut self) {
+        self.given_up = true;
+    }
+
     /// Where it begins in the region.
     #[must_use]
     pub fn offset(&self) -> usize {
@@ -172,6 +179,9 @@ impl DerefMut for Extent {
 
 impl Drop for Extent {
     fn drop(&mut self) {
+        if self.given_up {
+            return;
+        }
         let len = room(self.len).expect("it was taken with this length");
         self.arena.lock().give_back(self.offset, len);
     }
@@ -219,6 +229,8 @@ mod tests {
         assert!(arena.take(4096).is_none() && arena.take(usize::MAX).is_none());
         drop((first, second));
         assert_eq!(arena.take(4096).unwrap().len(), 4096);
+        arena.take(64).unwrap().give_up();
+        assert_eq!((arena.free_bytes(), arena.take(64).unwrap().offset()), (4096 - 64, 64));
     }
 
     proptest! {

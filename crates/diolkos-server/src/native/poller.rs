@@ -163,6 +163,15 @@ impl Served {
     }
 }
 
+/// A panic on the way of one channel's request is a defect of ours. It costs that channel, and no other.
+fn take_guarded(channel: &mut dyn Channel, here: bool) -> Result<Taken, Broken> {
+    let take = std::panic::AssertUnwindSafe(|| channel.take(here));
+    std::panic::catch_unwind(take).unwrap_or_else(|_| {
+        tracing::error!("taking a request out of a ring panicked; its channel is broken off");
+        Err(Broken)
+    })
+}
+
 /// The thread's own state.
 struct Turns {
     inbox: Arc<Inbox>,
@@ -283,7 +292,7 @@ impl Turns {
                 self.hot.swap_remove(index);
                 continue;
             };
-            match served.channel.take(here) {
+            match take_guarded(&mut *served.channel, here) {
                 Ok(Taken::None) => index += 1,
                 Ok(Taken::One) => {
                     any = true;
@@ -382,6 +391,7 @@ mod tests {
         fn take(&mut self, _here: bool) -> Result<Taken, Broken> {
             let Some(entry) = self.consumer.pop().map_err(|_| Broken)? else { return Ok(Taken::None) };
             self.taken.send(entry[0]).map_err(|_| Broken)?;
+            assert_ne!(entry[0], 254, "a defect");
             if entry[0] == 255 { Err(Broken) } else { Ok(Taken::One) }
         }
 
@@ -443,6 +453,12 @@ mod tests {
     #[test]
     fn one_that_breaks_or_is_removed_is_dropped_and_the_others_go_on() {
         let poller = Poller::start(Spin::default()).unwrap();
+        let (mut defective, bell, panics, fake) = channel();
+        poller.add(2, fake);
+        defective.push(&[254; ENTRY_BYTES]).unwrap();
+        bell.ring(&defective).unwrap();
+        assert_eq!(panics.recv().unwrap(), 254);
+        assert!(panics.recv().is_err(), "it was dropped");
         let (mut breaking, bell, breaks, fake) = channel();
         poller.add(0, fake);
         let (mut other, other_bell, arrives, fake) = channel();

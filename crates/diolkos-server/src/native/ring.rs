@@ -348,6 +348,9 @@ impl RingChannel {
 
 impl Drop for RingChannel {
     fn drop(&mut self) {
+        // However it came to this, the connection has to end with its rings.
+        self.lane.end();
+        self.lane.changed.notify_one();
         // Nobody will take what these were for.
         let tickets: Vec<Ticket> =
             self.lane.flights().iter_mut().flatten().filter_map(|flight| flight.ticket.take()).collect();
