@@ -25,6 +25,11 @@ pub(crate) trait Keep: Send {
     fn give_up(self: Box<Self>);
 }
 
+/// Nothing.
+impl Keep for () {
+    fn give_up(self: Box<Self>) {}
+}
+
 /// See [`Keep`].
 pub(crate) type Kept = Box<dyn Keep>;
 

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,9 @@ pub(crate) struct Core {
     options: Options,
     regions: Regions,
     current: Mutex<Option<Arc<Connection>>>,
+    /// Held by whoever connects, so that nobody has to wait for the lock of `current` meanwhile.
+    connecting: Mutex<()>,
+    closed: AtomicBool,
 }
 
 /// A model that the daemon has.
@@ -86,7 +90,21 @@ impl Client {
         let regions = Regions::new(options.region_bytes);
         let connection = Connection::open(&address, &options, 0, &[])?;
         let current = Mutex::new(Some(Arc::new(connection)));
-        Ok(Client { core: Arc::new(Core { address, options, regions, current }) })
+        let (connecting, closed) = (Mutex::new(()), AtomicBool::new(false));
+        Ok(Client { core: Arc::new(Core { address, options, regions, current, connecting, closed }) })
+    }
+
+    /// Ends the connection of this client, its clones and models. Whoever waits gets [`Error::Lost`], and so does
+    /// whoever asks later. Tensors and replies stay as they are.
+    pub fn close(&self) {
+        self.core.close();
+    }
+
+    /// Whether sending a request would wait now: for the connection, which is lost, or for an answer, because as many
+    /// requests are under way as may be.
+    #[must_use]
+    pub fn would_wait(&self) -> bool {
+        self.core.current().is_none_or(|connection| connection.ended().is_some() || connection.is_full())
     }
 
     /// Whether tensors lie in memory that the daemon shares.
@@ -210,19 +228,30 @@ impl Core {
 
     /// The connection, or a new one if it is lost. Whoever comes meanwhile waits for the one who connects.
     fn connection(&self, until: Instant) -> Result<Arc<Connection>, Error> {
-        let mut current = self.lock();
-        let (generation, mut error) = match &*current {
+        let alive = || match &*self.lock() {
             Some(connection) => match connection.ended() {
-                None => return Ok(connection.clone()),
-                Some(ended) => (connection.generation + 1, ended),
+                None => Ok(connection.clone()),
+                Some(ended) => Err((connection.generation + 1, ended)),
             },
-            None => (0, Error::lost("there is none")),
+            None => Err((0, Error::lost("there is none"))),
+        };
+        if let Ok(connection) = alive() {
+            return Ok(connection);
+        }
+        let _connecting = self.connecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let (generation, mut error) = match alive() {
+            Ok(connection) => return Ok(connection),
+            Err(lost) => lost,
         };
         let mut pause = RETRY_FIRST;
-        while Instant::now() < until {
+        while Instant::now() < until && !self.closed.load(Ordering::Relaxed) {
             match Connection::open(&self.address, &self.options, generation, &self.regions.all()) {
                 Ok(connection) => {
                     let connection = Arc::new(connection);
+                    let mut current = self.lock();
+                    if self.closed.load(Ordering::Relaxed) {
+                        break;
+                    }
                     *current = Some(connection.clone());
                     return Ok(connection);
                 }
@@ -233,7 +262,7 @@ impl Core {
             std::thread::sleep(pause.min(until.saturating_duration_since(Instant::now())));
             pause = (pause * 2).min(RETRY_MAX);
         }
-        Err(error)
+        if self.closed.load(Ordering::Relaxed) { Err(closed()) } else { Err(error) }
     }
 
     /// Does something over the connection. If that is lost meanwhile, does it again over a new one.
@@ -253,6 +282,19 @@ impl Core {
                 result => return result,
             }
         }
+    }
+
+    fn close(&self) {
+        // Relaxed: whoever connects looks at it with the lock of `current`, which is before or after it is taken here.
+        self.closed.store(true, Ordering::Relaxed);
+        if let Some(connection) = &*self.lock() {
+            connection.close(&closed());
+        }
+    }
+
+    /// Where bytes are in the regions of this client.
+    pub(crate) fn extent(&self, storage: &Storage) -> Option<diolkos_wire::Extent> {
+        self.regions.extent(storage)
     }
 
     /// Memory for a tensor.
@@ -279,6 +321,10 @@ impl Core {
             None => Err(Error::lost("the daemon sent an empty answer")),
         }
     }
+}
+
+fn closed() -> Error {
+    Error::lost("this client was closed")
 }
 
 impl fmt::Debug for Client {

@@ -176,6 +176,29 @@ impl Connection {
         Ok(answer.expect("a wait without an end ends with an answer"))
     }
 
+    /// Sends a message over the stream. What is answered interests nobody.
+    pub(crate) fn tell(&self, message: &Message) {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        if self.answers.enter(id).is_err() {
+            return;
+        }
+        self.answers.abandon(id, Box::new(()));
+        if let Err(error) = self.stream.send(id, message, &[], &[]) {
+            self.end(&error);
+        }
+    }
+
+    /// Whether a request would have to wait before it can be sent.
+    pub(crate) fn is_full(&self) -> bool {
+        self.ring.as_ref().is_some_and(|ring| ring.is_full())
+    }
+
+    /// Ends it on this side: all who wait are told, whatever they wait in.
+    pub(crate) fn close(&self, error: &Error) {
+        self.end(error);
+        self.stream.socket().shutdown();
+    }
+
     /// Sends a request. Where it does not fit into the ring, it goes over the stream.
     pub(crate) fn infer(&self, infer: &Message, payload: &[&[u8]]) -> Result<Sent, Error> {
         if let (Some(ring), true) = (&self.ring, payload.is_empty()) {

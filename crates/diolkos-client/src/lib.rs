@@ -58,7 +58,7 @@ pub use error::Error;
 pub use model::Model;
 pub use options::{Memory, Options, Waiting};
 pub use pending::{Answer, Pending, Reply, RequestOptions, Unanswered};
-pub use tensor::{AnyTensor, Element, Output, Tensor};
+pub use tensor::{AnyTensor, Element, Output, SharedTensor, Tensor};
 
 pub use diolkos_types as types;
 pub use diolkos_wire::{Class, ModelState, Timing};

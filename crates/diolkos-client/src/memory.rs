@@ -5,7 +5,9 @@
 //! written, and used again and again after that. They outlive a connection, so that a request whose connection was
 //! lost can be sent again without building its tensors anew.
 
+use std::ops::Range;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use diolkos_shm::arena::{Arena, Extent};
@@ -20,10 +22,12 @@ const PRIVATE_BYTES_SURE: usize = 1 << 20;
 /// Bytes of a tensor, wherever they are.
 #[derive(Debug)]
 pub(crate) enum Storage {
-    /// In a region, by its number.
-    Shared { extent: Extent, region: u16 },
+    /// In a region, by its number among those of one client.
+    Shared { extent: Extent, region: u16, client: u64 },
     /// In words, because elements are aligned to as much as that.
     Private { words: Vec<u64>, len: usize },
+    /// Bytes of one that others use as well, for reading.
+    Part { of: Arc<Storage>, range: Range<usize> },
 }
 
 impl Storage {
@@ -46,13 +50,21 @@ impl Storage {
         match self {
             Storage::Shared { extent, .. } => extent,
             Storage::Private { words, len } => &bytemuck::cast_slice(words)[..*len],
+            Storage::Part { of, range } => &of.bytes()[range.clone()],
         }
     }
 
+    /// Those that others use as well become a copy of this process's own first.
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        if let Storage::Part { .. } = self {
+            let mut copy = Storage::private(self.bytes().len());
+            copy.bytes_mut().copy_from_slice(self.bytes());
+            *self = copy;
+        }
         match self {
             Storage::Shared { extent, .. } => extent,
             Storage::Private { words, len } => &mut bytemuck::cast_slice_mut(words)[..*len],
+            Storage::Part { .. } => unreachable!("it was just replaced"),
         }
     }
 
@@ -66,25 +78,44 @@ impl Storage {
     /// Where they are in a region, for a message.
     pub(crate) fn extent(&self) -> Option<diolkos_wire::Extent> {
         match self {
-            Storage::Shared { extent, region } => Some(diolkos_wire::Extent {
+            Storage::Shared { extent, region, .. } => Some(diolkos_wire::Extent {
                 region: *region,
                 offset: extent.offset() as u64,
                 length: extent.len() as u64,
             }),
             Storage::Private { .. } => None,
+            Storage::Part { of, range } => of.extent().map(|whole| diolkos_wire::Extent {
+                offset: whole.offset + range.start as u64,
+                length: range.len() as u64,
+                ..whole
+            }),
+        }
+    }
+
+    /// Whose region they are in.
+    fn client(&self) -> Option<u64> {
+        match self {
+            Storage::Shared { client, .. } => Some(*client),
+            Storage::Private { .. } => None,
+            Storage::Part { of, .. } => of.client(),
         }
     }
 }
 
 /// The regions of a client.
 pub(crate) struct Regions {
+    /// Tells them from those of other clients in this process.
+    client: u64,
     arenas: Mutex<Vec<Arc<Arena>>>,
     first_bytes: usize,
 }
 
 impl Regions {
     pub(crate) fn new(first_bytes: usize) -> Regions {
-        Regions { arenas: Mutex::default(), first_bytes }
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        // Relaxed: it only has to be another one each time.
+        let client = NEXT.fetch_add(1, Ordering::Relaxed);
+        Regions { client, arenas: Mutex::default(), first_bytes }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Arena>>> {
@@ -103,7 +134,7 @@ impl Regions {
         let mut arenas = self.lock();
         for (number, arena) in arenas.iter().enumerate() {
             if let Some(extent) = arena.take(len) {
-                return Ok(Storage::Shared { extent, region: number as u16 });
+                return Ok(Storage::Shared { extent, region: number as u16, client: self.client });
             }
         }
         let number = u16::try_from(arenas.len()).unwrap_or(u16::MAX);
@@ -123,7 +154,12 @@ impl Regions {
         register(number, &arena)?;
         let extent = arena.take(len).ok_or_else(|| none("it does not fit into a region".into()))?;
         arenas.push(arena);
-        Ok(Storage::Shared { extent, region: number })
+        Ok(Storage::Shared { extent, region: number, client: self.client })
+    }
+
+    /// Where bytes are in these regions. Those of another client have numbers that mean something else here.
+    pub(crate) fn extent(&self, storage: &Storage) -> Option<diolkos_wire::Extent> {
+        storage.extent().filter(|_| storage.client() == Some(self.client))
     }
 
     /// Every region with its number, to tell a new connection of.
@@ -135,4 +171,40 @@ impl Regions {
 /// A copy of a region's descriptor, to be sent.
 pub(crate) fn descriptor(arena: &Arena) -> Result<OwnedFd, Error> {
     arena.as_fd().try_clone_to_owned().map_err(|error| Error::lost(format!("no descriptor is left: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take(regions: &Regions, len: usize) -> Storage {
+        regions.take(len, &Limits::default(), |_, _| Ok(())).unwrap()
+    }
+
+    #[test]
+    fn a_part_is_where_the_whole_is_until_it_is_written() {
+        let regions = Regions::new(4096);
+        let mut whole = take(&regions, 100);
+        whole.bytes_mut().iter_mut().zip(0..).for_each(|(byte, at)| *byte = at);
+        let whole = Arc::new(whole);
+        let place = regions.extent(&whole).unwrap();
+        let mut part = Storage::Part { of: whole.clone(), range: 10..30 };
+        let found = regions.extent(&part).unwrap();
+        assert_eq!((found.region, found.offset, found.length), (place.region, place.offset + 10, 20));
+        part.bytes_mut()[0] = 200;
+        assert_eq!((part.bytes()[0], part.bytes()[19], whole.bytes()[10]), (200, 29, 10));
+        assert_eq!(regions.extent(&part), None);
+        assert_eq!(Arc::strong_count(&whole), 1);
+    }
+
+    #[test]
+    fn a_place_in_regions_of_another_client_is_none_here() {
+        let (ours, others) = (Regions::new(4096), Regions::new(4096));
+        let storage = Arc::new(take(&ours, 8));
+        let _ = take(&others, 8);
+        assert!(ours.extent(&storage).is_some());
+        assert_eq!(others.extent(&storage), None);
+        assert_eq!(others.extent(&Storage::Part { of: storage, range: 0..8 }), None);
+        assert_eq!(ours.extent(&Storage::private(8)), None);
+    }
 }

@@ -150,6 +150,11 @@ impl Model {
         }
     }
 
+    /// Where a tensor is in the regions that the daemon knows of this client.
+    pub(crate) fn extent(&self, tensor: &AnyTensor) -> Option<diolkos_wire::Extent> {
+        self.inner.core.extent(&tensor.storage)
+    }
+
     /// The model on this connection, opened anew if the connection is.
     pub(crate) fn opened_on(&self, connection: &Arc<Connection>) -> Result<Arc<Opened>, Error> {
         let known = self.lock().clone();
@@ -169,7 +174,7 @@ impl Model {
     pub(crate) fn infer_message(opened: &Opened, asked: &Asked, shared: bool) -> Infer {
         let RequestOptions { class, timeout, params, .. } = &asked.options;
         let inputs = asked.inputs.iter().map(|(index, tensor)| {
-            let place = match tensor.storage.extent().filter(|_| shared) {
+            let place = match asked.model.extent(tensor).filter(|_| shared) {
                 Some(extent) => Place::Region(extent),
                 None => Place::Stream { length: tensor.bytes().len() as u64 },
             };
@@ -270,8 +275,7 @@ impl Drop for Inner {
         let opened = self.opened.get_mut().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(connection) = self.core.current() else { return };
         if connection.generation == opened.generation && connection.ended().is_none() {
-            // Whether it worked shows to nobody.
-            let _ = connection.call(&Message::CloseModel(CloseModel { handle: opened.handle }), &[]);
+            connection.tell(&Message::CloseModel(CloseModel { handle: opened.handle }));
         }
     }
 }

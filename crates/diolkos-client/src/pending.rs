@@ -276,7 +276,7 @@ fn send(
     let payload: Vec<&[u8]> = asked
         .inputs
         .iter()
-        .filter(|(_, tensor)| !shared || tensor.storage.extent().is_none())
+        .filter(|(_, tensor)| !shared || asked.model.extent(tensor).is_none())
         .map(|(_, tensor)| tensor.bytes())
         .collect();
     connection.infer(&Message::Infer(infer), &payload)

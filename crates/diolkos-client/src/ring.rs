@@ -111,6 +111,11 @@ impl Ring {
         Some(sending.rounds * u64::from(self.slots.count) + u64::from(slot))
     }
 
+    /// Whether all slots are taken.
+    pub(crate) fn is_full(&self) -> bool {
+        self.sending().free.is_empty()
+    }
+
     /// Gives back a slot whose request was not sent.
     pub(crate) fn withdraw(&self, id: u64) {
         self.sending().free.push(self.slot_of(id));
@@ -195,10 +200,15 @@ impl Ring {
 impl Source<Message> for Ring {
     fn receive(&self, until: Option<Instant>) -> Result<Option<(u64, Message)>, Error> {
         let mut receiving = self.receiving.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = receiving.next_before(until).map_err(|error| match error {
-            WaitError::HungUp => Error::lost("the daemon closed it"),
-            other => Error::lost(other.to_string()),
-        })?;
+        // Who can't wait does not look for a while either.
+        let entry = if until.is_some_and(|until| until <= Instant::now()) {
+            receiving.try_next().map_err(|corrupt| Error::lost(corrupt.to_string()))?
+        } else {
+            receiving.next_before(until).map_err(|error| match error {
+                WaitError::HungUp => Error::lost("the daemon closed it"),
+                other => Error::lost(other.to_string()),
+            })?
+        };
         drop(receiving);
         let Some(entry) = entry else { return Ok(None) };
         let (id, message) = self.message(&entry)?;
