@@ -196,19 +196,14 @@ impl Turns {
             if self.inbox.any.swap(false, Ordering::Acquire) && self.obey().is_break() {
                 return;
             }
-            if self.rounds() {
-                // Whoever is served all the time must not keep the others' bells from being heard.
-                if bells_at.elapsed() > BELLS_EVERY {
-                    self.hear(Some(Duration::ZERO), &mut events);
-                    bells_at = Instant::now();
-                }
-                continue;
+            if !self.rounds() {
+                let busy = self.give_way();
+                self.put_to_sleep(busy);
             }
-            let busy = self.give_way();
-            self.put_to_sleep(busy);
             if self.hot.is_empty() {
                 self.hear(None, &mut events);
             } else if bells_at.elapsed() > BELLS_EVERY {
+                // Whoever is served all the time must not keep the others' bells from being heard.
                 self.hear(Some(Duration::ZERO), &mut events);
                 bells_at = Instant::now();
             }

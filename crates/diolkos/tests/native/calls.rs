@@ -147,8 +147,8 @@ fn wanted_outputs_come_in_the_wanted_order() {
             outputs: Some(names.iter().rev().cloned().collect()),
             ..RequestOptions::default()
         };
-        let reply = minmax.submit_with([(input, data)], options);
-        let Ok(reply) = reply.and_then(|pending| pending.wait()) else { continue };
+        let reply = minmax.submit_with([(input, data)], options).unwrap().wait().unwrap();
+        assert!(names.len() > 1, "an order takes two at least");
         let given: Vec<_> = reply.outputs().iter().map(|output| output.name().to_owned()).collect();
         assert_eq!(given, names.into_iter().rev().collect::<Vec<_>>(), "{way}");
     }

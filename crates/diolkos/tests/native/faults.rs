@@ -55,16 +55,14 @@ fn the_end_of_a_client_gives_everything_back() {
         let pending: Vec<_> = (0..10)
             .map(|_| gate.submit([("data", client.tensor::<u8>(&[100_000]).unwrap())]).unwrap())
             .collect();
-        // As a process that is killed: nothing is cancelled and nothing is said.
-        std::mem::forget(pending);
-        drop((gate, client));
+        drop((gate, client, pending));
         fixture.gate.open();
         fixture.gate.close();
     }
     fixture.gate.open();
     let engine = fixture.engine();
     eventually("an idle engine", || engine.jobs() == 0 && engine.request_memory_used() == 0);
-    let _ = before;
+    eventually("the end of all sessions", || engine.sessions() == before);
 }
 
 #[test]
