@@ -10,11 +10,12 @@
 //! read and write them.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
+
+use diolkos_types::BuildSpread;
 
 use crate::error::Error;
 
@@ -48,28 +49,8 @@ enum Entry<A> {
     },
 }
 
-/// Numbers of requests count up, so one multiplication spreads them as well as any hash. They are ours: nobody can
-/// choose them to collide.
-#[derive(Default)]
-struct Spread(u64);
-
-impl Hasher for Spread {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&byte| self.write_u64(u64::from(byte)));
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        // 2⁶⁴ over the golden ratio (Knuth, The Art of Computer Programming, volume 3, section 6.4).
-        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-}
-
 struct State<A> {
-    entries: HashMap<u64, Entry<A>, BuildHasherDefault<Spread>>,
+    entries: HashMap<u64, Entry<A>, BuildSpread>,
     receiving: bool,
     /// How many sleep until the one who receives is done.
     sleeping: usize,

@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use diolkos_shm::spin::{LOOK_MAX, Spin};
+use diolkos_shm::spin::{ANSWER_LOOK_MAX, Spin};
 
 /// How a client waits for an answer in its ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Waiting {
-    /// Looks for a while if answers have been coming quickly and nobody else wants the core, then sleeps.
+    /// Looks for a while if answers have been coming quickly and nobody else wants the core, then sleeps. If they come
+    /// late but at their usual time, sleeps first, and looks from shortly before that time on.
     #[default]
     Adaptive,
     /// Sleeps at once: least processor time, and about a wake-up more of latency.
@@ -20,7 +21,7 @@ pub enum Waiting {
 impl Waiting {
     pub(crate) fn spin(self) -> Spin {
         match self {
-            Waiting::Adaptive => Spin::new(LOOK_MAX),
+            Waiting::Adaptive => Spin::new(ANSWER_LOOK_MAX),
             Waiting::Blocking | Waiting::Polling => Spin::new(Duration::ZERO),
         }
     }

@@ -15,7 +15,9 @@ use diolkos_shm::mapping::Mapping;
 use diolkos_shm::region::Region;
 use diolkos_shm::ring::{Consumer, Layout, Producer, PushError};
 use diolkos_shm::segment::Segment as _;
-use diolkos_wire::{ChannelOpened, EntryBody, InlineBody, Message, Part, RingEntry, RingPlace, SlotsPlace};
+use diolkos_wire::{
+    ChannelOpened, EntryBody, Inferred, InlineBody, Message, Part, RingEntry, RingPlace, SlotsPlace,
+};
 
 use crate::board::Source;
 use crate::error::Error;
@@ -209,9 +211,12 @@ impl Source<Message> for Ring {
                 other => Error::lost(other.to_string()),
             })?
         };
-        drop(receiving);
         let Some(entry) = entry else { return Ok(None) };
         let (id, message) = self.message(&entry)?;
+        if let Message::Inferred(Inferred { timing, .. }) = &message {
+            receiving.worked_on_for(timing.total());
+        }
+        drop(receiving);
         if message == Message::Goodbye {
             self.leaving.store(true, Ordering::Release);
             return Ok(None);

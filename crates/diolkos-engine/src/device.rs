@@ -3,13 +3,17 @@
 //!
 //! The scheduler decides; this module carries out. Its lock is a leaf that is held for one `step` and the
 //! moves that follow from it, never while an operation runs or a reply is sent.
+//!
+//! A thread that brings a job may offer to run it itself ([`Offer`]). If the scheduler accepts, the job comes back as
+//! a [`Here`], with its slot; nobody has to be woken for it then.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use diolkos_types::JobId;
+use diolkos_types::{BuildSpread, JobId};
 
 use crate::account::saturating_ns;
 use crate::job::{Job, panic_text};
@@ -48,6 +52,71 @@ pub struct DeviceSnapshot {
     pub busy_ns: u64,
 }
 
+/// What the thread that brings a job offers to run itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// Nothing: it may not be held up at all.
+    Nothing,
+    /// What is known to be short (see [`limits::RUN_HERE_P99`]).
+    Short,
+    /// Whatever it is. The thread needs as much stack as a device's own ones, and must be missed by nobody meanwhile.
+    Any,
+}
+
+/// A job that the scheduler gave to the thread that brought it. It holds a slot, so it is to be run at once; one that
+/// is dropped is run by a thread of its device.
+#[must_use = "the job holds a slot until it has run"]
+pub struct Here {
+    shared: Arc<Shared>,
+    job: Option<Job>,
+    short: bool,
+}
+
+impl Here {
+    /// Whether the job is known to be short. One that is not may take any time.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.short
+    }
+
+    /// Runs the job and answers it.
+    ///
+    /// After one that was not short, goes on with jobs that its device has ready meanwhile: the thread is as good as
+    /// any other for them, and need not wake one.
+    pub fn run(mut self) {
+        let Some(job) = self.job.take() else { return };
+        if self.short {
+            return run_guarded(&self.shared, job, Thread::Other);
+        }
+        let mut next = Some(job);
+        while let Some(job) = next {
+            run_guarded(&self.shared, job, Thread::Device);
+            next = self.shared.lock().ready.pop_front();
+        }
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        let Some(job) = self.job.take() else { return };
+        let mut state = self.shared.lock();
+        if state.stopping {
+            drop(state);
+            // The device's threads may be gone.
+            return run_guarded(&self.shared, job, Thread::Other);
+        }
+        state.ready.push_back(job);
+        drop(state);
+        self.shared.work.notify_one();
+    }
+}
+
+impl fmt::Debug for Here {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Here({:?} on {})", self.job.as_ref().map(Job::id), self.shared.name)
+    }
+}
+
 /// A scheduler with threads.
 pub(crate) struct Device {
     shared: Arc<Shared>,
@@ -65,7 +134,7 @@ struct Shared {
 
 struct State {
     scheduler: Scheduler,
-    waiting: HashMap<JobId, Job>,
+    waiting: HashMap<JobId, Job, BuildSpread>,
     ready: VecDeque<Job>,
     actions: Vec<Action>,
     stopping: bool,
@@ -74,8 +143,8 @@ struct State {
     busy_ns: u64,
 }
 
-/// Which thread steps the scheduler. A device's own thread takes the next ready job itself, so it need
-/// not wake another one for it.
+/// Which thread steps the scheduler. A device's own thread, and one that stands in for it, takes the next ready job
+/// itself, so it need not wake another one for it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Thread {
     Device,
@@ -99,19 +168,21 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn now(&self) -> Nanos {
-        saturating_ns(self.origin.elapsed())
+    /// The scheduler's time.
+    fn at(&self, instant: Instant) -> Nanos {
+        saturating_ns(instant.saturating_duration_since(self.origin))
     }
 
     /// Steps the scheduler under the lock and does outside of it what must not be done inside.
     fn step(
         &self,
         mut state: MutexGuard<'_, State>,
+        now: Instant,
         event: Event,
         arrived: Option<Job>,
         on: Thread,
     ) -> Option<Job> {
-        let after = state.step(self.now(), event, arrived);
+        let after = state.step(self.at(now), event, arrived);
         // Under the lock, so that of two alarms the one that was decided last is the one that is set. The
         // timer's own lock is a leaf.
         if let Some(at) = after.wake_at {
@@ -129,9 +200,9 @@ impl Shared {
     }
 
     fn run(&self, job: Job, on: Thread) {
-        let mut slot = Slot { shared: self, job: job.id(), on, service: Duration::ZERO };
+        let mut slot = Slot { shared: self, job: job.id(), on, ended: None };
         let ran = job.run();
-        slot.service = ran.service;
+        slot.ended = Some((ran.ended, ran.service));
         // The slot is free before the answer is out, so that whoever waits for the answer finds it so.
         drop(slot);
         ran.complete();
@@ -143,14 +214,16 @@ struct Slot<'a> {
     shared: &'a Shared,
     job: JobId,
     on: Thread,
-    service: Duration,
+    /// When, and after how long.
+    ended: Option<(Instant, Duration)>,
 }
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
+        let (ended, service) = self.ended.unwrap_or_else(|| (Instant::now(), Duration::ZERO));
         let mut state = self.shared.lock();
-        state.busy_ns = state.busy_ns.saturating_add(saturating_ns(self.service));
-        let here = self.shared.step(state, Event::Finish(self.job), None, self.on);
+        state.busy_ns = state.busy_ns.saturating_add(saturating_ns(service));
+        let here = self.shared.step(state, ended, Event::Finish(self.job), None, self.on);
         debug_assert!(here.is_none(), "only an arrival may run here");
     }
 }
@@ -202,7 +275,7 @@ impl Device {
         });
         let state = State {
             scheduler,
-            waiting: HashMap::new(),
+            waiting: HashMap::default(),
             ready: VecDeque::new(),
             actions: Vec::new(),
             stopping: false,
@@ -232,32 +305,32 @@ impl Device {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a job in. Never blocks, unless `here` and the scheduler says to run it on this thread.
-    pub(crate) fn submit(&self, job: Job, here: bool) {
+    /// Takes a job in. Never blocks. What comes back is for the calling thread to run.
+    pub(crate) fn submit(&self, job: Job, offer: Offer) -> Option<Here> {
         let admitted = job.admitted();
+        let short = offer != Offer::Nothing && admitted.version.stats.is_short();
         let arrival = Arrival {
             job: job.id(),
             tenant: job.tenant().key,
             class: admitted.class,
-            deadline: admitted
-                .deadline
-                .map(|at| saturating_ns(at.saturating_duration_since(self.shared.origin))),
-            run_here: here && admitted.version.stats.is_short(),
+            deadline: admitted.deadline.map(|at| self.shared.at(at)),
+            run_here: short || offer == Offer::Any,
         };
+        let queued = job.queued();
         let mut state = self.shared.lock();
         state.arrived += 1;
-        if let Some(job) = self.shared.step(state, Event::Arrive(arrival), Some(job), Thread::Other) {
-            run_guarded(&self.shared, job, Thread::Other);
-        }
+        let here = self.shared.step(state, queued, Event::Arrive(arrival), Some(job), Thread::Other);
+        here.map(|job| Here { shared: self.shared.clone(), job: Some(job), short })
     }
 
     pub(crate) fn cancel(&self, job: JobId) {
-        let here = self.shared.step(self.shared.lock(), Event::Cancel(job), None, Thread::Other);
+        let here =
+            self.shared.step(self.shared.lock(), Instant::now(), Event::Cancel(job), None, Thread::Other);
         debug_assert!(here.is_none(), "only an arrival may run here");
     }
 
     pub(crate) fn tick(&self) {
-        let here = self.shared.step(self.shared.lock(), Event::Tick, None, Thread::Other);
+        let here = self.shared.step(self.shared.lock(), Instant::now(), Event::Tick, None, Thread::Other);
         debug_assert!(here.is_none(), "only an arrival may run here");
     }
 

@@ -12,7 +12,7 @@ use diolkos_types::{JobId, SessionId, Status, TenantId};
 
 use crate::admission::{self, Memory};
 use crate::control::{Control, ControlReply, ControlRequest, Parked};
-use crate::device::{Device, DeviceConfig, DeviceSnapshot};
+use crate::device::{Device, DeviceConfig, DeviceSnapshot, Here, Offer};
 use crate::job::{Job, Obligation};
 use crate::limits;
 use crate::request::Request;
@@ -269,15 +269,23 @@ impl EngineInner {
     }
 
     /// Takes a request on its way: bind, admit, queue. A model that is not loaded yet is loaded first.
-    pub(crate) fn submit(&self, opened: Opened, request: Request, obligation: Obligation, here: bool) {
+    pub(crate) fn submit(
+        &self,
+        opened: Opened,
+        request: Request,
+        obligation: Obligation,
+        offer: Offer,
+    ) -> Option<Here> {
         if self.draining.load(Ordering::Acquire) {
-            return obligation.refuse(status::shutting_down());
+            obligation.refuse(status::shutting_down());
+            return None;
         }
         match opened.entry.bind(opened.version) {
-            Ok(version) => self.admit(version, request, obligation, here),
+            Ok(version) => return self.admit(version, request, obligation, offer),
             Err(BindError::Cold) => self.park(opened, request, obligation),
             Err(error) => obligation.refuse(status::of_bind(opened.entry.name(), &error)),
         }
+        None
     }
 
     fn park(&self, opened: Opened, request: Request, obligation: Obligation) {
@@ -295,21 +303,31 @@ impl EngineInner {
         // Admission reserves anew, and more.
         drop(memory);
         match (opened.entry.bind(opened.version), failure) {
-            (Ok(version), _) => self.admit(version, request, obligation, false),
+            (Ok(version), _) => {
+                let here = self.admit(version, request, obligation, Offer::Nothing);
+                debug_assert!(here.is_none(), "nothing was offered");
+            }
             (Err(BindError::Cold), Some(failure)) => obligation.refuse(failure.clone()),
             (Err(error), _) => obligation.refuse(status::of_bind(opened.entry.name(), &error)),
         }
     }
 
-    fn admit(&self, version: Arc<LoadedVersion>, request: Request, obligation: Obligation, here: bool) {
+    fn admit(
+        &self,
+        version: Arc<LoadedVersion>,
+        request: Request,
+        obligation: Obligation,
+        offer: Offer,
+    ) -> Option<Here> {
         let device = self.device_of_backend.get(version.backend).copied().unwrap_or(0);
         let stats = version.stats.clone();
         match admission::admit(request, version, obligation.cancel.clone(), &self.memory) {
-            Ok(admitted) => self.devices[device].submit(Job::new(admitted, obligation), here),
+            Ok(admitted) => self.devices[device].submit(Job::new(admitted, obligation), offer),
             Err(error) => {
                 let status = status::of_admission(&error);
                 stats.failed(status.code(), obligation.submitted.elapsed());
                 obligation.refuse(status);
+                None
             }
         }
     }

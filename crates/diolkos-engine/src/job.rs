@@ -44,15 +44,15 @@ impl Obligation {
 
     /// Answers before there was a job, so no model is charged.
     pub(crate) fn refuse(mut self, status: Status) {
-        self.send(Err(status), Timing::default());
+        self.send(Err(status), Timing::default(), self.submitted.elapsed());
     }
 
-    fn send(&mut self, result: Result<Outputs, Status>, timing: Timing) {
+    fn send(&mut self, result: Result<Outputs, Status>, timing: Timing, latency: Duration) {
         let Some(sink) = self.sink.take() else { return };
         // Off the list before the answer is out: whoever sends the next request on its arrival must find room.
         self.in_flight = None;
         self.tenant.in_flight.decrement();
-        self.tenant.requests.add(self.submitted.elapsed());
+        self.tenant.requests.add(latency);
         if let Err(status) = &result {
             self.tenant.failures.add(status.code());
         }
@@ -66,14 +66,17 @@ impl Drop for Obligation {
             self.send(
                 Err(Status::new(Code::Aborted, "the daemon dropped this job; it is safe to send it again")),
                 Timing::default(),
+                self.submitted.elapsed(),
             );
             debug_assert!(std::thread::panicking(), "a job was dropped without an answer");
         }
     }
 }
 
-/// An admitted request on its way through a device.
-pub(crate) struct Job {
+/// An admitted request on its way through a device. It changes hands often, so what it has lies in a box.
+pub(crate) struct Job(Box<Inner>);
+
+struct Inner {
     admitted: Admitted,
     obligation: Obligation,
     queued: Instant,
@@ -88,29 +91,35 @@ pub(crate) struct Ran {
     timing: Timing,
     /// Time on the device, for the scheduler and the tenant's account.
     pub(crate) service: Duration,
+    pub(crate) ended: Instant,
 }
 
 impl Job {
     pub(crate) fn new(admitted: Admitted, obligation: Obligation) -> Job {
         admitted.version.stats.pending.increment();
-        Job { admitted, obligation, queued: Instant::now() }
+        Job(Box::new(Inner { admitted, obligation, queued: Instant::now() }))
     }
 
     pub(crate) fn id(&self) -> JobId {
-        self.obligation.job
+        self.0.obligation.job
     }
 
     pub(crate) fn admitted(&self) -> &Admitted {
-        &self.admitted
+        &self.0.admitted
     }
 
     pub(crate) fn tenant(&self) -> &Arc<Tenant> {
-        &self.obligation.tenant
+        &self.0.obligation.tenant
+    }
+
+    /// When it was admitted.
+    pub(crate) fn queued(&self) -> Instant {
+        self.0.queued
     }
 
     /// Answers without having run.
     pub(crate) fn refuse(self, status: Status) {
-        let Job { admitted, obligation, .. } = self;
+        let Inner { admitted, obligation, .. } = *self.0;
         let stats = &admitted.version.stats;
         stats.pending.decrement();
         stats.failed(status.code(), obligation.submitted.elapsed());
@@ -119,7 +128,7 @@ impl Job {
 
     /// Runs the operation on this thread. A panic of the backend is a failure of this job only.
     pub(crate) fn run(self) -> Ran {
-        let Job { admitted, obligation, queued } = self;
+        let Inner { admitted, obligation, queued } = *self.0;
         let Admitted { version, mut work, output_order, rows, memory, reserve_at_start, .. } = admitted;
         let began = Instant::now();
         version.stats.pending.decrement();
@@ -135,7 +144,7 @@ impl Job {
         obligation.tenant.charge(service);
         let timing = timing(queued, began, ended, &work);
         let result = outcome.and_then(|()| collect(&version, work, output_order, memory));
-        Ran { job: obligation, version, rows, result, timing, service }
+        Ran { job: obligation, version, rows, result, timing, service, ended }
     }
 }
 
@@ -159,7 +168,7 @@ impl Ran {
             Ok(_) => self.version.stats.succeeded(&self.timing, latency, self.rows),
             Err(status) => self.version.stats.failed(status.code(), latency),
         }
-        self.job.send(self.result, self.timing);
+        self.job.send(self.result, self.timing, latency);
     }
 }
 

@@ -45,7 +45,7 @@ mod tenant;
 mod timer;
 
 pub use control::{ControlReply, ControlRequest};
-pub use device::{DeviceConfig, DeviceSnapshot};
+pub use device::{DeviceConfig, DeviceSnapshot, Here, Offer};
 pub use engine::{Engine, EngineConfig, StartError};
 pub use request::{NamedTensor, Outputs, Reply, ReplySink, Request, Timing};
 pub use sched::Class;

@@ -12,8 +12,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use diolkos_backend::CancelFlag;
-use diolkos_types::{HandleId, JobId, SessionId, Status, TenantId};
+use diolkos_types::{BuildSpread, HandleId, JobId, SessionId, Status, TenantId};
 
+use crate::device::{Here, Offer};
 use crate::engine::EngineInner;
 use crate::job::Obligation;
 use crate::limits;
@@ -38,7 +39,7 @@ pub(crate) struct SessionInner {
 struct State {
     handles: Vec<Slot>,
     free: Vec<u32>,
-    in_flight: HashMap<JobId, CancelFlag>,
+    in_flight: HashMap<JobId, CancelFlag, BuildSpread>,
 }
 
 #[derive(Default)]
@@ -138,13 +139,34 @@ impl Session {
 
     /// Submits a request and returns at once. `sink` gets exactly one reply, possibly before this returns.
     pub fn submit(&self, request: Request, sink: Box<dyn ReplySink>) -> Ticket {
-        self.submit_from(request, sink, false)
+        let (ticket, here) = self.submit_offering(request, sink, Offer::Nothing);
+        debug_assert!(here.is_none(), "nothing was offered");
+        ticket
     }
 
-    /// [`Session::submit`], from a thread that has nothing better to do: a short job may run on it before this
-    /// returns, if the scheduler says so.
-    pub fn submit_here(&self, request: Request, sink: Box<dyn ReplySink>) -> Ticket {
-        self.submit_from(request, sink, true)
+    /// [`Session::submit`], from a thread that offers to run jobs itself. If the scheduler accepts, the job comes
+    /// back, and is to be run at once.
+    pub fn submit_offering(
+        &self,
+        request: Request,
+        sink: Box<dyn ReplySink>,
+        offer: Offer,
+    ) -> (Ticket, Option<Here>) {
+        let engine = &self.inner.engine;
+        let job = engine.next_job();
+        let cancel = CancelFlag::new();
+        let ticket = Ticket { job, cancel: cancel.clone(), engine: engine.clone() };
+        let (in_flight, opened) = self.begin(job, &cancel, request.handle);
+        let tenant = self.inner.tenant.clone();
+        let obligation = Obligation::new(job, tenant, cancel, sink, in_flight);
+        let here = match opened {
+            Ok(opened) => engine.submit(opened, request, obligation, offer),
+            Err(status) => {
+                obligation.refuse(status);
+                None
+            }
+        };
+        (ticket, here)
     }
 
     /// Runs a request and waits for the reply. For in-process callers, never for an async task: a short
@@ -156,23 +178,11 @@ impl Session {
             // The receiver outlives the call, below.
             let _ = send.send(reply);
         };
-        let _answered_by_the_sink = self.submit_from(request, Box::new(sink), true);
-        receive.recv().expect("every submitted request is answered")
-    }
-
-    fn submit_from(&self, request: Request, sink: Box<dyn ReplySink>, here: bool) -> Ticket {
-        let engine = &self.inner.engine;
-        let job = engine.next_job();
-        let cancel = CancelFlag::new();
-        let ticket = Ticket { job, cancel: cancel.clone(), engine: engine.clone() };
-        let (in_flight, opened) = self.begin(job, &cancel, request.handle);
-        let tenant = self.inner.tenant.clone();
-        let obligation = Obligation::new(job, tenant, cancel, sink, in_flight);
-        match opened {
-            Ok(opened) => engine.submit(opened, request, obligation, here),
-            Err(status) => obligation.refuse(status),
+        let (_answered_by_the_sink, here) = self.submit_offering(request, Box::new(sink), Offer::Short);
+        if let Some(here) = here {
+            here.run();
         }
-        ticket
+        receive.recv().expect("every submitted request is answered")
     }
 
     /// Enters the job in the session's list and looks the handle up, under one lock.

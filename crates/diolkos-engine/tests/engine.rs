@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::{Gate, TestOperation, engine, engine_with, give_back};
 use diolkos_backend::{Buffer, RunError, Tensor};
-use diolkos_engine::{Class, Engine, EngineConfig, NamedTensor, Reply, Request, Session};
+use diolkos_engine::{Class, Engine, EngineConfig, NamedTensor, Offer, Reply, Request, Session};
 use diolkos_types::{Code, DataType, HandleId, Shape, TenantId};
 
 fn tensor(rows: u64, value: f32) -> NamedTensor {
@@ -345,14 +345,20 @@ fn outputs_stay_within_what_was_reserved() {
     assert!(status.message().contains("output `y` needs 8000 bytes"), "{status}");
 }
 
-#[test]
-fn a_short_operation_runs_on_its_callers_thread_and_a_front_never_does() {
+/// An operation that tells which threads ran it.
+fn watched() -> (TestOperation, Arc<Mutex<Vec<ThreadId>>>) {
     let threads: Arc<Mutex<Vec<ThreadId>>> = Arc::default();
     let seen = threads.clone();
-    let short = TestOperation::new(move |work, signature| {
+    let operation = TestOperation::new(move |work, signature| {
         seen.lock().unwrap().push(std::thread::current().id());
         give_back(work, signature)
     });
+    (operation, threads)
+}
+
+#[test]
+fn a_short_operation_runs_on_its_callers_thread_and_a_front_never_does() {
+    let (short, threads) = watched();
     let engine = engine(1, vec![("short", short)]);
     let session = session(&engine);
     let handle = session.open("short", None).unwrap();
@@ -478,5 +484,73 @@ fn an_operation_sees_the_cancel_flag() {
     gate.wait_for_arrivals(1);
     ticket.cancel();
     gate.open();
+    assert_eq!(code(&receive.recv().unwrap()), Code::Cancelled);
+}
+
+#[test]
+fn a_job_that_comes_back_holds_a_slot_and_runs_where_it_is_run() {
+    let (operation, threads) = watched();
+    let engine = engine(1, vec![("same", operation)]);
+    let session = session(&engine);
+    let handle = session.open("same", None).unwrap();
+    let (send, receive) = channel();
+    let (_ticket, here) = session.submit_offering(request(handle), sink(&send), Offer::Any);
+    let here = here.expect("there is a free slot and nothing waits");
+    assert!(!here.is_short(), "it never ran");
+    assert_eq!((engine.devices()[0].running, engine.devices()[0].waiting), (1, 0));
+    // The next one finds the slot taken, whatever is offered.
+    let (_ticket, queued) = session.submit_offering(request(handle), sink(&send), Offer::Any);
+    assert!(queued.is_none());
+    assert_eq!(engine.devices()[0].waiting, 1);
+    assert!(threads.lock().unwrap().is_empty(), "nothing runs by itself meanwhile");
+    here.run();
+    drop(send);
+    for reply in all(receive, 2) {
+        reply.result.unwrap();
+    }
+    let me = std::thread::current().id();
+    assert_eq!(*threads.lock().unwrap(), [me, me], "whoever ran one takes what is ready then");
+    assert_eq!(engine.jobs(), 0);
+}
+
+#[test]
+fn a_job_that_came_back_and_was_dropped_runs_on_its_device() {
+    let (operation, threads) = watched();
+    let engine = engine(1, vec![("same", operation)]);
+    let session = session(&engine);
+    let handle = session.open("same", None).unwrap();
+    let (send, receive) = channel();
+    let (_ticket, here) = session.submit_offering(request(handle), sink(&send), Offer::Any);
+    drop(here.unwrap());
+    receive.recv().unwrap().result.unwrap();
+    assert_ne!(*threads.lock().unwrap(), [std::thread::current().id()]);
+}
+
+#[test]
+fn a_long_operation_is_for_threads_that_offered_any() {
+    let engine = engine(1, vec![("same", TestOperation::new(give_back))]);
+    let session = session(&engine);
+    let handle = session.open("same", None).unwrap();
+    let (send, receive) = channel();
+    for offer in [Offer::Nothing, Offer::Short] {
+        let (_ticket, here) = session.submit_offering(request(handle), sink(&send), offer);
+        assert!(here.is_none(), "{offer:?}: it never ran, so nobody knows that it is short");
+        receive.recv().unwrap().result.unwrap();
+    }
+}
+
+#[test]
+fn cancelling_a_job_that_came_back_reaches_its_flag() {
+    let operation = TestOperation::new(|work, signature| {
+        work.check_cancelled()?;
+        give_back(work, signature)
+    });
+    let engine = engine(1, vec![("same", operation)]);
+    let session = session(&engine);
+    let handle = session.open("same", None).unwrap();
+    let (send, receive) = channel();
+    let (ticket, here) = session.submit_offering(request(handle), sink(&send), Offer::Any);
+    ticket.cancel();
+    here.unwrap().run();
     assert_eq!(code(&receive.recv().unwrap()), Code::Cancelled);
 }

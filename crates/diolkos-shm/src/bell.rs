@@ -28,14 +28,18 @@ use rustix::thread::futex;
 
 use crate::ring::{Consumer, Corrupt, Entry, Producer};
 use crate::segment::Segment;
-use crate::spin::{Spin, Waited, YIELD_MAX};
+use crate::spin::{Plan, Spin, Waited, Yields};
 
 /// How often a waiter that can't wait for two things at once looks at the socket that it watches. Long enough to
 /// cost nothing, short enough that nobody takes a dead daemon for a slow one.
 pub const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Looks between two times that the core is given away, which costs as much as some tens of looks.
-pub const LOOKS: u32 = 64;
+/// Looks between two times that the core is given away, which costs as much as some tens of looks, and during which
+/// nobody looks.
+pub const LOOKS: u32 = 256;
+
+/// What a request and its answer need from one side to the other, roughly, if nobody has to be woken.
+const HANDOVER: Duration = Duration::from_micros(20);
 
 /// A doorbell.
 #[derive(Debug)]
@@ -159,6 +163,8 @@ pub struct Receiver<S> {
     consumer: Consumer<S>,
     bell: Bell,
     spin: Spin,
+    /// The last wait, from which nothing was learned yet.
+    waited: Option<Waited>,
     watched: Option<OwnedFd>,
     watched_at: Instant,
 }
@@ -167,7 +173,7 @@ impl<S: Segment<Word = AtomicU32>> Receiver<S> {
     /// Waits at this bell for what comes out of the ring.
     #[must_use]
     pub fn new(consumer: Consumer<S>, bell: Bell, spin: Spin) -> Receiver<S> {
-        Receiver { consumer, bell, spin, watched: None, watched_at: Instant::now() }
+        Receiver { consumer, bell, spin, waited: None, watched: None, watched_at: Instant::now() }
     }
 
     /// Ends waiting with [`WaitError::HungUp`] once the other end of this socket has closed. What is in the ring
@@ -183,31 +189,57 @@ impl<S: Segment<Word = AtomicU32>> Receiver<S> {
         self.consumer.pop()
     }
 
+    /// Tells how long what was received last had been worked on, where its sender says so. Without it, waits seem longer
+    /// by what waking up took.
+    pub fn worked_on_for(&mut self, time: Duration) {
+        if let Some(waited) = &mut self.waited {
+            waited.total = waited.total.min(time.saturating_add(HANDOVER));
+            waited.napping = false;
+        }
+    }
+
     /// The next entry, or `None` when `until` has passed without one.
     pub fn next_before(&mut self, until: Option<Instant>) -> Result<Option<Entry>, WaitError> {
         if let Some(entry) = self.consumer.pop()? {
             return Ok(Some(entry));
         }
+        if let Some(waited) = self.waited.take() {
+            self.spin.learn(waited);
+        }
         let began = Instant::now();
-        let (mut found, busy) = self.look(began)?;
+        let left = || until.map(|until| until.saturating_duration_since(Instant::now()));
+        let Plan { nap, look } = self.spin.plan();
+        let (mut found, mut busy) = (None, false);
+        if !nap.is_zero() {
+            found = self.sleep_once(Some(left().map_or(nap, |left| left.min(nap))))?;
+        }
+        let napping = found.is_some();
+        if found.is_none() && !look.is_zero() {
+            (found, busy) = self.look(look)?;
+        }
         while found.is_none() {
-            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let left = left();
             if left.is_some_and(|left| left.is_zero()) {
                 break;
             }
-            let mut slept = Ok(());
-            if self.consumer.may_sleep()? {
-                slept = self.sleep(left);
-                self.consumer.awake();
-            }
-            // Before the end is told: what a peer put in before it died is there.
-            found = self.consumer.pop()?;
-            if found.is_none() {
-                slept?;
-            }
+            found = self.sleep_once(left)?;
         }
-        self.spin.learn(Waited { total: began.elapsed(), busy });
+        self.waited = Some(Waited { total: began.elapsed(), busy, napping });
         Ok(found)
+    }
+
+    /// Sleeps until something comes, `left` has passed, or for no reason at all.
+    fn sleep_once(&mut self, left: Option<Duration>) -> Result<Option<Entry>, WaitError> {
+        let mut slept = Ok(());
+        if self.consumer.may_sleep()? {
+            slept = self.sleep(left);
+            self.consumer.awake();
+        }
+        // Before the end is told: what a peer put in before it died is there.
+        match self.consumer.pop()? {
+            Some(entry) => Ok(Some(entry)),
+            None => slept.map(|()| None),
+        }
     }
 
     /// Sleeps once, and looks at the socket where the bell does not wait for both.
@@ -226,10 +258,11 @@ impl<S: Segment<Word = AtomicU32>> Receiver<S> {
         self.bell.sleep(&self.consumer, left, self.watched.as_ref())
     }
 
-    /// Looks for as long as is likely to be worth it. Also says whether others want the core.
-    fn look(&mut self, began: Instant) -> Result<(Option<Entry>, bool), Corrupt> {
-        let limit = self.spin.look();
+    /// Looks for so long. Also says whether others want the core.
+    fn look(&mut self, limit: Duration) -> Result<(Option<Entry>, bool), Corrupt> {
+        let began = Instant::now();
         let mut now = began;
+        let mut yields = Yields::default();
         while now.duration_since(began) < limit {
             for _ in 0..LOOKS {
                 if let Some(entry) = self.consumer.pop()? {
@@ -240,7 +273,7 @@ impl<S: Segment<Word = AtomicU32>> Receiver<S> {
             let before = Instant::now();
             std::thread::yield_now();
             now = Instant::now();
-            if now.duration_since(before) > YIELD_MAX {
+            if yields.wanted(now.duration_since(before)) {
                 return Ok((self.consumer.pop()?, true));
             }
         }

@@ -21,6 +21,7 @@ mod id;
 mod param;
 mod shape;
 mod signature;
+mod spread;
 mod status;
 
 pub use bytes_elements::{BytesElements, BytesError, push_bytes_element};
@@ -29,4 +30,5 @@ pub use id::{Digest, HandleId, JobId, ParseDigestError, SessionId, TenantId};
 pub use param::{Param, Params};
 pub use shape::{Dims, RANK_MAX, Shape, ShapeError};
 pub use signature::{Dim, Mismatch, Signature, TensorSpec};
+pub use spread::{BuildSpread, Spread};
 pub use status::{Code, Status};

@@ -3,6 +3,7 @@
 
 use alloc::vec::Vec;
 use core::num::NonZeroU64;
+use core::time::Duration;
 
 use diolkos_types::{HandleId, Params};
 
@@ -161,6 +162,15 @@ pub struct Timing {
     pub compute_ns: u64,
     /// Handing outputs over.
     pub copy_out_ns: u64,
+}
+
+impl Timing {
+    /// All of it.
+    #[must_use]
+    pub fn total(&self) -> Duration {
+        let parts = [self.queue_ns, self.copy_in_ns, self.compute_ns, self.copy_out_ns];
+        Duration::from_nanos(parts.into_iter().fold(0, u64::saturating_add))
+    }
 }
 
 impl Wire for Timing {

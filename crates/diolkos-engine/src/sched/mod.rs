@@ -28,7 +28,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::collections::HashMap;
 
-use diolkos_types::JobId;
+use diolkos_types::{BuildSpread, JobId};
 
 use queue::TurnQueue;
 
@@ -62,7 +62,7 @@ pub struct Arrival {
     pub class: Class,
     /// Must have begun by then.
     pub deadline: Option<Nanos>,
-    /// The thread that brings it can run it and it is known to be short.
+    /// The thread that brings it offers to run it.
     pub run_here: bool,
 }
 
@@ -130,7 +130,7 @@ pub struct Scheduler {
     config: SchedConfig,
     running: usize,
     queue: TurnQueue,
-    waiting: HashMap<JobId, Waiting>,
+    waiting: HashMap<JobId, Waiting, BuildSpread>,
     deadlines: BTreeSet<(Nanos, JobId)>,
     wake_at: Option<Nanos>,
 }
@@ -144,7 +144,7 @@ impl Scheduler {
             config,
             running: 0,
             queue: TurnQueue::default(),
-            waiting: HashMap::new(),
+            waiting: HashMap::default(),
             deadlines: BTreeSet::new(),
             wake_at: None,
         }

@@ -212,7 +212,7 @@ impl Drop for OpenedChannel {
     fn drop(&mut self) {
         self.lane.end();
         // The thread runs, because it was told of the channel; the settings do not matter any more.
-        let _ = self.front.with_poller(Spin::default(), |poller| poller.remove(self.number));
+        self.front.forget(self.number);
     }
 }
 
@@ -375,8 +375,9 @@ impl Conversation {
         let (lane, channel) = ring::open(self.session.clone(), memory, &opened, request_bell, reply_bell)?;
         let number = self.front.next_channel();
         let spin = Spin::new(self.app.settings().channel.spin.get());
+        let jobs = self.app.engine.devices().iter().map(|device| device.slots).sum();
         self.front
-            .with_poller(spin, |poller| poller.add(number, Box::new(channel)))
+            .serve(number, Box::new(channel), spin, jobs)
             .map_err(|error| internal("no thread", &error))?;
         self.channel = Some(OpenedChannel { front: self.front.clone(), number, lane });
         Ok(Outgoing::new(header.id, &Message::ChannelOpened(opened)).with_descriptors(descriptors))

@@ -7,7 +7,7 @@
 //!                │      └─ Infer with its payload ──┐
 //!                │ OpenChannel                      ├──> session: wire ↔ engine ──> engine
 //!                v                                  │
-//!             poller (a thread) ──> ring ── Infer ──┘
+//!             poller (threads) ───> ring ── Infer ──┘
 //! ```
 //!
 //! | module | its one job |
@@ -18,7 +18,7 @@
 //! | `session` | what a client has open, and its requests as the engine's |
 //! | `regions` | the regions that it registered |
 //! | `ring` | its rings: requests out of one, answers into the other |
-//! | `poller` | the thread that looks into rings |
+//! | `poller` | the threads that look into rings |
 //! | `limits` | every bound of this module, with its reason |
 
 mod connection;
@@ -32,7 +32,7 @@ mod session;
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use diolkos_shm::spin::Spin;
 
@@ -41,7 +41,7 @@ pub(crate) use connection::{Native, speaks_native};
 /// What all native connections share.
 #[derive(Default)]
 pub(crate) struct NativeFront {
-    /// Started for the first channel, so that a daemon without any has no thread for them.
+    /// Started for the first channel, so that a daemon without any has no threads for them.
     poller: Mutex<Option<poller::Poller>>,
     channels: AtomicU64,
 }
@@ -52,13 +52,33 @@ impl NativeFront {
         self.channels.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Does something with the poll thread, which is started if it was not; `spin` holds from then on.
-    fn with_poller<T>(&self, spin: Spin, act: impl FnOnce(&poller::Poller) -> T) -> io::Result<T> {
-        let mut poller = self.poller.lock().unwrap_or_else(PoisonError::into_inner);
+    fn poller(&self) -> MutexGuard<'_, Option<poller::Poller>> {
+        // Nothing below panics while it holds the lock.
+        self.poller.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves a channel from now on. The first one starts the poll threads, with this `spin` and for so many `jobs`
+    /// at once.
+    fn serve(
+        &self,
+        number: u64,
+        channel: Box<dyn poller::Channel>,
+        spin: Spin,
+        jobs: usize,
+    ) -> io::Result<()> {
+        let mut poller = self.poller();
         if poller.is_none() {
-            *poller = Some(poller::Poller::start(spin)?);
+            *poller = Some(poller::Poller::start(spin, jobs)?);
         }
-        Ok(act(poller.as_ref().expect("it was just started")))
+        poller.as_ref().expect("it was just started").add(number, channel);
+        Ok(())
+    }
+
+    /// Serves it no longer.
+    fn forget(&self, number: u64) {
+        if let Some(poller) = &*self.poller() {
+            poller.remove(number);
+        }
     }
 }
 

@@ -15,13 +15,14 @@
 //! What breaks these rules (a slot in use, an entry that says nonsense, a full ring of answers) ends the connection:
 //! there is no telling any more which request an answer would be for. Everything else is answered.
 
+use std::io;
 use std::mem;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use diolkos_engine::{Reply, ReplySink, Ticket};
+use diolkos_engine::{Here, Offer, Reply, ReplySink, Ticket};
 use diolkos_shm::bell::Bell;
 use diolkos_shm::mapping::Mapping;
 use diolkos_shm::ring::{Consumer, Layout, Producer, PushError};
@@ -222,7 +223,7 @@ impl Channel for RingChannel {
         self.bell.as_fd()
     }
 
-    fn take(&mut self, here: bool) -> Result<Taken, Broken> {
+    fn take(&mut self, offer: Offer) -> Result<Taken, Broken> {
         if self.lane.is_broken() {
             return Err(Broken);
         }
@@ -230,8 +231,8 @@ impl Channel for RingChannel {
         let Some(entry) = self.requests.pop().map_err(corrupt)? else { return Ok(Taken::None) };
         let entry = RingEntry::decode(&entry, &self.lane.slots)
             .map_err(|error| self.lane.break_off(&error.to_string()))?;
-        self.handle(&entry, here)?;
-        Ok(Taken::One)
+        let here = self.handle(&entry, offer)?;
+        Ok(here.map_or(Taken::One, Taken::Run))
     }
 
     fn is_owed(&self) -> bool {
@@ -246,14 +247,18 @@ impl Channel for RingChannel {
     fn awake(&mut self) {
         self.requests.awake();
     }
+
+    fn give_up(&self, why: &io::Error) {
+        self.lane.break_off(&format!("its bell can't be watched: {why}"));
+    }
 }
 
 impl RingChannel {
-    fn handle(&mut self, entry: &RingEntry, here: bool) -> Result<(), Broken> {
+    fn handle(&mut self, entry: &RingEntry, offer: Offer) -> Result<Option<Here>, Broken> {
         let id = entry.id;
         if Kind::from_number(entry.kind) == Some(Kind::Cancel) {
             self.cancel(id);
-            return Ok(());
+            return Ok(None);
         }
         let slot = self.lane.slot_of(id);
         {
@@ -269,7 +274,7 @@ impl RingChannel {
             self.lane.in_flight.fetch_add(1, Ordering::AcqRel);
         }
         match self.message(entry, slot)? {
-            Ok(Message::Infer(infer)) => self.infer(id, infer, here),
+            Ok(Message::Infer(infer)) => return Ok(self.infer(id, infer, offer)),
             Ok(other) => self.refuse(
                 id,
                 &Status::new(
@@ -279,7 +284,7 @@ impl RingChannel {
             ),
             Err(error) => self.refuse(id, &Status::new(error.code(), error.to_string())),
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The message of an entry, from a copy of its body.
@@ -305,10 +310,11 @@ impl RingChannel {
         self.lane.answer(id, &Message::Failed(Failed::from(status)));
     }
 
-    fn infer(&self, id: u64, infer: Infer, here: bool) {
+    fn infer(&self, id: u64, infer: Infer, offer: Offer) -> Option<Here> {
         let lane = &self.lane;
         if lane.draining.load(Ordering::Acquire) {
-            return self.refuse(id, &Status::new(Code::Unavailable, "the daemon is shutting down"));
+            self.refuse(id, &Status::new(Code::Unavailable, "the daemon is shutting down"));
+            return None;
         }
         let results = match infer.results {
             ResultPlace::Stream => Ok(None),
@@ -319,17 +325,21 @@ impl RingChannel {
         let prepared = results.and_then(|results| Ok((lane.session.request(infer, &Bytes::new())?, results)));
         let ((request, opened), results) = match prepared {
             Ok(prepared) => prepared,
-            Err(status) => return self.refuse(id, &status),
+            Err(status) => {
+                self.refuse(id, &status);
+                return None;
+            }
         };
         let sink = Box::new(Answer { lane: lane.clone(), id, opened, results });
-        let client = &lane.session.client;
-        let ticket = if here { client.submit_here(request, sink) } else { client.submit(request, sink) };
+        let (ticket, here) = lane.session.client.submit_offering(request, sink, offer);
         let mut flights = lane.flights();
         if let Some(flight) = &mut flights[lane.slot_of(id) as usize]
             && flight.id == id
         {
             flight.ticket = Some(ticket);
         }
+        drop(flights);
+        here
     }
 
     /// Nobody waits for a request any more. It is answered all the same, so that its slot becomes free.

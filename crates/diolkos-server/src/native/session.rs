@@ -13,7 +13,7 @@ use bytes::Bytes;
 use diolkos_backend::{Buffer, Tensor};
 use diolkos_engine::store::LoadedVersion;
 use diolkos_engine::{NamedTensor, Outputs, Request, Timing};
-use diolkos_types::{Code, HandleId, Shape, Signature, Status};
+use diolkos_types::{BuildSpread, Code, HandleId, Shape, Signature, Status};
 use diolkos_wire::{Class, Failed, Infer, Limits, ModelOpened, Place, TensorRef};
 
 use super::regions::{Piece, Regions};
@@ -22,11 +22,14 @@ use crate::sessions::ClientSession;
 /// Outputs in a region begin on such a boundary: a cache line, and every element is aligned.
 const RESULT_ALIGNMENT: usize = 64;
 
+type Opened = HashMap<HandleId, Arc<Signature>, BuildSpread>;
+
 /// A client's session.
 pub(super) struct NativeSession {
     pub(super) client: Arc<ClientSession>,
     pub(super) regions: Regions,
-    opened: Mutex<HashMap<HandleId, Arc<Signature>>>,
+    /// Handles are ours; one that a client makes up is only looked for.
+    opened: Mutex<Opened>,
 }
 
 impl NativeSession {
@@ -34,7 +37,7 @@ impl NativeSession {
         NativeSession { client, regions: Regions::new(limits), opened: Mutex::default() }
     }
 
-    fn opened(&self) -> MutexGuard<'_, HashMap<HandleId, Arc<Signature>>> {
+    fn opened(&self) -> MutexGuard<'_, Opened> {
         // Nothing below panics while it holds the lock.
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
