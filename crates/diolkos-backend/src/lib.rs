@@ -5,6 +5,8 @@
 //! engine hands an operation a [`Work`]: inputs as [`Buffer`]s, a place for outputs, a cancel flag. An
 //! operation knows nothing of tenants, queues, sockets or deadlines.
 //!
+//! An [`endpoint`] is what runs requests, as a caller sees it: the engine, or a client of a daemon.
+//!
 //! [`conformance`] is the suite that every backend passes, ours and a plug-in author's alike;
 //! [`null`] and [`faulty`] are the two that tests rely on.
 
@@ -12,6 +14,7 @@
 
 mod backend;
 mod buffer;
+pub mod endpoint;
 mod error;
 mod seeded;
 mod work;

@@ -263,10 +263,14 @@ impl<A> Board<A> {
         if state.sleeping > 0 {
             self.changed.notify_all();
         }
-        // Outside of the lock would be better; neither a drop of tensors nor a task's waker takes a lock of ours.
+        if done_with.is_none() && tasks.is_empty() {
+            return state;
+        }
+        // Outside of the lock: a task may look at its answer at once, and on this thread.
+        drop(state);
         drop(done_with);
         tasks.into_iter().for_each(Waker::wake);
-        state
+        self.lock()
     }
 }
 

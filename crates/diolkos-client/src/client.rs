@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 use diolkos_types::{DataType, Shape};
 use diolkos_wire::{Load, Message, ModelState, Stats, Timing, Unload};
 
-use crate::address::Address;
-use crate::connection::{Connection, unexpected};
+use crate::connection::{Connection, Target, unexpected};
 use crate::error::Error;
 use crate::memory::{Regions, Storage};
 use crate::model::Model;
@@ -30,7 +29,7 @@ pub struct Client {
 
 /// What clones of a client, its models and its requests share.
 pub(crate) struct Core {
-    address: Address,
+    target: Target,
     options: Options,
     regions: Regions,
     current: Mutex<Option<Arc<Connection>>>,
@@ -86,12 +85,25 @@ impl Client {
 
     /// Connects with options.
     pub fn connect_with(address: &str, options: Options) -> Result<Client, Error> {
-        let address: Address = address.parse()?;
+        Client::open_target(Target::Remote(address.parse()?), options)
+    }
+
+    /// A client of an endpoint in this process, such as an engine's (`diolkos_engine::Engine::endpoint`). Its calls are
+    /// those of any other; tensors are handed over as they are.
+    #[cfg(feature = "local")]
+    #[must_use]
+    pub fn local(endpoint: impl diolkos_backend::endpoint::Endpoint + 'static) -> Client {
+        let options = Options { memory: Memory::Private, reconnect: Duration::ZERO, ..Options::default() };
+        let opened = Client::open_target(Target::Local(Arc::new(endpoint)), options);
+        opened.expect("there is nothing to connect to that could be missing")
+    }
+
+    fn open_target(target: Target, options: Options) -> Result<Client, Error> {
         let regions = Regions::new(options.region_bytes);
-        let connection = Connection::open(&address, &options, 0, &[])?;
+        let connection = Connection::open(&target, &options, 0, &[])?;
         let current = Mutex::new(Some(Arc::new(connection)));
         let (connecting, closed) = (Mutex::new(()), AtomicBool::new(false));
-        Ok(Client { core: Arc::new(Core { address, options, regions, current, connecting, closed }) })
+        Ok(Client { core: Arc::new(Core { target, options, regions, current, connecting, closed }) })
     }
 
     /// Ends the connection of this client, its clones and models. Whoever waits gets [`Error::Lost`], and so does
@@ -245,7 +257,7 @@ impl Core {
         };
         let mut pause = RETRY_FIRST;
         while Instant::now() < until && !self.closed.load(Ordering::Relaxed) {
-            match Connection::open(&self.address, &self.options, generation, &self.regions.all()) {
+            match Connection::open(&self.target, &self.options, generation, &self.regions.all()) {
                 Ok(connection) => {
                     let connection = Arc::new(connection);
                     let mut current = self.lock();
@@ -303,11 +315,11 @@ impl Core {
             return Storage::try_private(bytes);
         }
         connection.reap();
-        self.regions.take(bytes, &connection.limits, |number, arena| connection.register(number, arena))
+        self.regions.take(bytes, &connection.limits(), |number, arena| connection.register(number, arena))
     }
 
     fn call(&self, message: &Message) -> Result<Vec<Message>, Error> {
-        let answer = self.surely(|connection| connection.call(message, &[]))?;
+        let answer = self.surely(|connection| connection.call(message))?;
         match answer.parts.last() {
             Some(Message::Failed(failed)) => Err(Error::Refused(failed.clone().into())),
             _ => Ok(answer.parts),
@@ -329,6 +341,6 @@ fn closed() -> Error {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Client({})", self.core.address)
+        write!(f, "Client({})", self.core.target)
     }
 }

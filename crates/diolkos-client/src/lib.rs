@@ -33,9 +33,15 @@
 //! | `pending` | a request that was sent |
 //! | `tensor` | values to send, and values that came |
 //! | `memory` | where they lie |
-//! | `connection` | one connection: greeting, calls, regions |
+//! | `connection` | what requests go over: one of the next two |
+//! | `remote` | a connection to a daemon: greeting, calls, regions |
+//! | `local` | an endpoint in this process (feature `local`) |
+//! | `endpoint` | a client as an endpoint (feature `local`) |
 //! | `ring`, `stream` | the two ways of a request |
 //! | `board` | answers, for whoever waits for them |
+
+//! With the feature `local`, the same calls reach an engine in this process (`Client::local`), and a client can stand in for
+//! one (`Client::endpoint`).
 
 #![forbid(unsafe_code)]
 
@@ -43,16 +49,23 @@ mod address;
 mod board;
 mod client;
 mod connection;
+#[cfg(feature = "local")]
+mod endpoint;
 mod error;
+#[cfg(feature = "local")]
+mod local;
 mod memory;
 mod model;
 mod options;
 mod pending;
+mod remote;
 mod ring;
 mod stream;
 mod tensor;
 
 pub use address::{Address, AddressError};
+#[cfg(feature = "local")]
+pub use endpoint::RemoteEndpoint;
 pub use client::{Client, Health, ModelInfo, ModelStats};
 pub use error::Error;
 pub use model::Model;

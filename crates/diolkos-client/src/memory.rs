@@ -28,6 +28,20 @@ pub(crate) enum Storage {
     Private { words: Vec<u64>, len: usize },
     /// Bytes of one that others use as well, for reading.
     Part { of: Arc<Storage>, range: Range<usize> },
+    /// What an endpoint in this process gave.
+    #[cfg(feature = "local")]
+    Given(bytes::Bytes),
+}
+
+/// Bytes for somebody to read while their owner has them as well.
+#[cfg(feature = "local")]
+pub(crate) struct Lent(Arc<Storage>);
+
+#[cfg(feature = "local")]
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        self.0.bytes()
+    }
 }
 
 impl Storage {
@@ -51,12 +65,45 @@ impl Storage {
             Storage::Shared { extent, .. } => extent,
             Storage::Private { words, len } => &bytemuck::cast_slice(words)[..*len],
             Storage::Part { of, range } => &of.bytes()[range.clone()],
+            #[cfg(feature = "local")]
+            Storage::Given(bytes) => bytes,
+        }
+    }
+
+    /// Whether others may read these bytes as well.
+    fn is_for_reading(&self) -> bool {
+        match self {
+            Storage::Shared { .. } | Storage::Private { .. } => false,
+            Storage::Part { .. } => true,
+            #[cfg(feature = "local")]
+            Storage::Given(_) => true,
+        }
+    }
+
+    /// Lets somebody else read these bytes; see [`Storage::take_back`].
+    #[cfg(feature = "local")]
+    pub(crate) fn lend(&mut self) -> Lent {
+        let mine = std::mem::replace(self, Storage::Private { words: Vec::new(), len: 0 });
+        let range = 0..mine.bytes().len();
+        let of = Arc::new(mine);
+        *self = Storage::Part { of: of.clone(), range };
+        Lent(of)
+    }
+
+    /// What was lent, and may be written again if nobody reads it any more.
+    #[cfg(feature = "local")]
+    pub(crate) fn take_back(self) -> Storage {
+        match self {
+            Storage::Part { of, range } if range.len() == of.bytes().len() => {
+                Arc::try_unwrap(of).unwrap_or_else(|of| Storage::Part { of, range })
+            }
+            other => other,
         }
     }
 
     /// Those that others use as well become a copy of this process's own first.
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        if let Storage::Part { .. } = self {
+        if self.is_for_reading() {
             let mut copy = Storage::private(self.bytes().len());
             copy.bytes_mut().copy_from_slice(self.bytes());
             *self = copy;
@@ -64,7 +111,7 @@ impl Storage {
         match self {
             Storage::Shared { extent, .. } => extent,
             Storage::Private { words, len } => &mut bytemuck::cast_slice_mut(words)[..*len],
-            Storage::Part { .. } => unreachable!("it was just replaced"),
+            _ => unreachable!("it was just replaced"),
         }
     }
 
@@ -89,6 +136,8 @@ impl Storage {
                 length: range.len() as u64,
                 ..whole
             }),
+            #[cfg(feature = "local")]
+            Storage::Given(_) => None,
         }
     }
 
@@ -98,6 +147,8 @@ impl Storage {
             Storage::Shared { client, .. } => Some(*client),
             Storage::Private { .. } => None,
             Storage::Part { of, .. } => of.client(),
+            #[cfg(feature = "local")]
+            Storage::Given(_) => None,
         }
     }
 }

@@ -230,7 +230,7 @@ impl Model {
 
 fn open_on(connection: &Arc<Connection>, name: &str, version: Option<NonZeroU64>) -> Result<Opened, Error> {
     let open = OpenModel { name: name.into(), version, operation: "".into() };
-    match connection.call(&Message::OpenModel(open), &[])?.into_message()? {
+    match connection.call(&Message::OpenModel(open))?.into_message()? {
         Message::ModelOpened(opened) => Ok(Opened {
             generation: connection.generation,
             handle: opened.handle,

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::num::NonZeroU64;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -13,7 +14,7 @@ use diolkos_wire::{Class, Inferred, Message, Place, Timing};
 
 use crate::board::Keep;
 use crate::client::Core;
-use crate::connection::{Answered, Connection, Sent, unexpected};
+use crate::connection::{Answered, Connection, Payload, Sent, unexpected};
 use crate::error::Error;
 use crate::memory::Storage;
 use crate::model::{Model, Opened};
@@ -272,14 +273,7 @@ fn send(
             asked.room = Some(core.storage(connection, bytes)?);
         }
     }
-    let infer = Model::infer_message(opened, asked, shared);
-    let payload: Vec<&[u8]> = asked
-        .inputs
-        .iter()
-        .filter(|(_, tensor)| !shared || asked.model.extent(tensor).is_none())
-        .map(|(_, tensor)| tensor.bytes())
-        .collect();
-    connection.infer(&Message::Infer(infer), &payload)
+    connection.infer(opened, asked)
 }
 
 enum Finished {
@@ -325,7 +319,13 @@ impl Asked {
     }
 
     fn take_inputs(&mut self) -> Vec<AnyTensor> {
-        std::mem::take(&mut self.inputs).into_iter().map(|(_, tensor)| tensor).collect()
+        let inputs = std::mem::take(&mut self.inputs).into_iter();
+        #[cfg(feature = "local")]
+        let inputs = inputs.map(|(index, tensor)| {
+            let storage = tensor.storage.take_back();
+            (index, AnyTensor { storage, ..tensor })
+        });
+        inputs.map(|(_, tensor)| tensor).collect()
     }
 
     pub(crate) fn unanswered(mut self, error: Error) -> Unanswered {
@@ -341,27 +341,18 @@ fn reply(
     signature: &Signature,
     inferred: Inferred,
     asked: &mut Asked,
-    payload: Option<Storage>,
+    payload: Payload,
 ) -> Result<Reply, Error> {
     let Inferred { version, timing, outputs } = inferred;
     let nonsense = || Error::lost("the daemon put outputs where there is no place for them");
     let room = asked.room.take();
     let room_offset = room.as_ref().and_then(Storage::extent).map_or(0, |extent| extent.offset);
     let room = room.map(Arc::new);
-    let payload = payload.map(Arc::new);
-    let mut at = 0usize;
+    let mut payload = Behind::new(payload);
     let mut named = Vec::with_capacity(outputs.len());
     for output in outputs {
         let (results, range) = match output.place {
-            Place::Stream { length } => {
-                let payload = payload.as_ref().ok_or_else(nonsense)?;
-                let start = at;
-                at = usize::try_from(length)
-                    .ok()
-                    .and_then(|length| start.checked_add(length))
-                    .ok_or_else(nonsense)?;
-                (payload.clone(), start..at)
-            }
+            Place::Stream { length } => payload.next(length).ok_or_else(nonsense)?,
             Place::Region(extent) => {
                 let room = room.as_ref().ok_or_else(nonsense)?;
                 let start = extent.offset.checked_sub(room_offset).ok_or_else(nonsense)? as usize;
@@ -382,6 +373,41 @@ fn reply(
     }
     let inputs = asked.take_inputs();
     Ok(Reply { version, timing, outputs: named, inputs })
+}
+
+/// Outputs that came behind the answer, in their order.
+enum Behind {
+    None,
+    /// In one piece, of which so many bytes were taken.
+    Whole(Arc<Storage>, usize),
+    #[cfg(feature = "local")]
+    Each(std::vec::IntoIter<Storage>),
+}
+
+impl Behind {
+    fn new(payload: Payload) -> Behind {
+        match payload {
+            Payload::None => Behind::None,
+            Payload::Whole(storage) => Behind::Whole(Arc::new(storage), 0),
+            #[cfg(feature = "local")]
+            Payload::Each(storages) => Behind::Each(storages.into_iter()),
+        }
+    }
+
+    /// The next one, of so many bytes.
+    fn next(&mut self, length: u64) -> Option<(Arc<Storage>, Range<usize>)> {
+        let length = usize::try_from(length).ok()?;
+        match self {
+            Behind::None => None,
+            Behind::Whole(storage, at) => {
+                let start = *at;
+                *at = start.checked_add(length)?;
+                Some((storage.clone(), start..*at))
+            }
+            #[cfg(feature = "local")]
+            Behind::Each(storages) => Some((Arc::new(storages.next()?), 0..length)),
+        }
+    }
 }
 
 /// What came of a request.

@@ -17,6 +17,7 @@
 //! |---|---|
 //! | `engine` | the waist: owns devices, store and sessions |
 //! | `session` | a tenant's handle table, and what it has in flight |
+//! | `endpoint` | engine and session as a caller in this process sees them |
 //! | `admission` | `Request` → `Admitted`: every check of tensors and memory |
 //! | [`sched`] | who runs next; pure |
 //! | `device` | slots, threads and queues around one scheduler |
@@ -33,6 +34,7 @@ pub mod account;
 mod admission;
 mod control;
 mod device;
+mod endpoint;
 mod engine;
 mod job;
 pub mod limits;
@@ -46,6 +48,7 @@ mod timer;
 
 pub use control::{ControlReply, ControlRequest};
 pub use device::{DeviceConfig, DeviceSnapshot, Here, Offer};
+pub use endpoint::LocalEndpoint;
 pub use engine::{Engine, EngineConfig, StartError};
 pub use request::{NamedTensor, Outputs, Reply, ReplySink, Request, Timing};
 pub use sched::Class;

@@ -5,6 +5,8 @@
 
 #[path = "native/calls.rs"]
 mod calls;
+#[path = "native/endpoints.rs"]
+mod endpoints;
 #[path = "native/faults.rs"]
 mod faults;
 #[path = "native/hostile.rs"]

@@ -28,6 +28,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::collections::HashMap;
 
+pub use diolkos_backend::endpoint::Class;
 use diolkos_types::{BuildSpread, JobId};
 
 use queue::TurnQueue;
@@ -38,18 +39,6 @@ pub type Nanos = u64;
 /// The scheduler's name for a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TenantKey(pub u32);
-
-/// Which of a tenant's own jobs go first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Class {
-    /// Somebody waits for the answer.
-    Interactive,
-    /// Nothing was said.
-    #[default]
-    Standard,
-    /// Throughput counts and latency does not.
-    Batch,
-}
 
 /// A job as the scheduler sees it.
 #[derive(Clone, Copy, Debug)]

@@ -21,7 +21,8 @@ fn ramp(client: &Client, shape: &[u64]) -> Tensor<f32> {
 fn every_way_gives_the_same_answers() {
     let fixture = Fixture::start("");
     for (way, client) in fixture.clients() {
-        assert_eq!(client.shares_memory(), !way.starts_with("stream"), "{way}");
+        let apart = way.starts_with("stream") || way.starts_with("in process");
+        assert_eq!(client.shares_memory(), !apart, "{way}");
         let health = client.health().unwrap();
         assert!(health.live && health.ready, "{way}");
         let noop = client.open("noop").unwrap();
@@ -123,8 +124,11 @@ fn models_are_listed_counted_and_refused_by_name() {
         assert!(stats[0].succeeded >= 1 && stats[0].name == "noop", "{way}: {stats:?}");
         let error = client.open("unknown").unwrap_err();
         assert_eq!(error.code(), Some(Code::NotFound), "{way}");
-        assert_eq!(client.load("echo").unwrap_err().code(), Some(Code::PermissionDenied), "{way}");
-        assert_eq!(client.unload("echo").unwrap_err().code(), Some(Code::PermissionDenied), "{way}");
+        // Who has the engine may change what it has.
+        if way != "in process" {
+            assert_eq!(client.load("echo").unwrap_err().code(), Some(Code::PermissionDenied), "{way}");
+            assert_eq!(client.unload("echo").unwrap_err().code(), Some(Code::PermissionDenied), "{way}");
+        }
         let echo = client.open_version("echo", 1).unwrap();
         assert_eq!((echo.version(), echo.inputs().len()), (1, 1));
         let error = echo.infer([("date", client.tensor::<u8>(&[1]).unwrap())]).unwrap_err();

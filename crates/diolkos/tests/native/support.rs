@@ -7,9 +7,10 @@ use std::sync::Arc;
 use diolkos_backend::faulty::{FaultyOperation, Gate, Plan, RunFault};
 use diolkos_builtin::Echo;
 use diolkos_client::{Client, Memory, Options, Waiting};
-use diolkos_engine::Engine;
+use diolkos_engine::{Engine, LocalEndpoint};
 use diolkos_engine::store::NoRehearsal;
 use diolkos_server::{Builtin, Daemon, Deps, Settings};
+use diolkos_types::TenantId;
 use tokio::runtime::Runtime;
 
 pub(crate) struct Fixture {
@@ -80,17 +81,27 @@ impl Fixture {
         Client::connect(&self.unix()).unwrap()
     }
 
+    /// The daemon's engine, as a program in its process would use it.
+    pub(crate) fn endpoint(&self) -> LocalEndpoint {
+        self.engine().endpoint(&TenantId::default()).unwrap()
+    }
+
     /// A client for every way that there is.
     pub(crate) fn clients(&self) -> Vec<(&'static str, Client)> {
         let with = |address: &str, options| Client::connect_with(address, options).unwrap();
         let waiting = |waiting| Options { waiting, ..Options::default() };
         let private = || Options { memory: Memory::Private, ..Options::default() };
+        // An endpoint has no queue before that of the channel.
+        let wide = Options { in_flight: 512, ..Options::default() };
         vec![
             ("adaptive", with(&self.unix(), waiting(Waiting::Adaptive))),
             ("blocking", with(&self.unix(), waiting(Waiting::Blocking))),
             ("polling", with(&self.unix(), waiting(Waiting::Polling))),
             ("stream over unix", with(&self.unix(), private())),
             ("stream over tcp", with(&self.tcp, private())),
+            ("in process", Client::local(self.endpoint())),
+            // A client of an endpoint that is a client of the daemon.
+            ("in process, and on to a daemon", Client::local(with(&self.unix(), wide).endpoint())),
         ]
     }
 }
