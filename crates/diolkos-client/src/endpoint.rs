@@ -60,8 +60,7 @@ impl RemoteEndpoint {
             return Err(Status::new(Code::DeadlineExceeded, "the deadline had passed before it was sent"));
         }
         let tensors = inputs.into_iter().map(|NamedTensor { name, tensor }| {
-            let mut sent =
-                self.client.tensor_of(tensor.data_type, tensor.shape.dims(), tensor.data.len())?;
+            let mut sent = self.client.tensor_of(tensor.data_type, tensor.shape.dims(), tensor.data.len())?;
             tensor.data.copy_to(sent.bytes_mut());
             Ok((name, sent))
         });

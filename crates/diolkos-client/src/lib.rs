@@ -64,9 +64,9 @@ mod stream;
 mod tensor;
 
 pub use address::{Address, AddressError};
+pub use client::{Client, Health, ModelInfo, ModelStats};
 #[cfg(feature = "local")]
 pub use endpoint::RemoteEndpoint;
-pub use client::{Client, Health, ModelInfo, ModelStats};
 pub use error::Error;
 pub use model::Model;
 pub use options::{Memory, Options, Waiting};

@@ -9,9 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use diolkos_backend::endpoint::{
-    self, Cancel, Class, Endpoint, ModelRow, NamedTensor, Request, StatsRow,
-};
+use diolkos_backend::endpoint::{self, Cancel, Class, Endpoint, ModelRow, NamedTensor, Request, StatsRow};
 use diolkos_backend::{Buffer, Tensor};
 use diolkos_types::{BuildSpread, Code, Status};
 use diolkos_wire::{
@@ -238,10 +236,7 @@ fn request(opened: &Opened, asked: &mut Asked) -> Request {
     }
 }
 
-fn answered(
-    result: Result<endpoint::Inferred, Status>,
-    signature: &diolkos_types::Signature,
-) -> Answered {
+fn answered(result: Result<endpoint::Inferred, Status>, signature: &diolkos_types::Signature) -> Answered {
     let inferred = match result {
         Ok(inferred) => inferred,
         Err(status) => return Answered::of_ring(Message::Failed(Failed::from(&status))),

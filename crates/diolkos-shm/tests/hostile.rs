@@ -110,7 +110,7 @@ impl Scene {
                     break;
                 }
             }
-            producer.wake();
+            let _ = producer.wake();
         }
         self.operations.fetch_add(tries, Ordering::Relaxed);
     }

@@ -65,6 +65,9 @@ fn rim(page: &mut Page, app: &App) {
         page.add("diolkos_model_loads_total", &[result], count as f64);
     }
     page.add("diolkos_body_memory_bytes", &[], counters.body_memory() as f64);
+    for (direction, bytes) in counters.copies() {
+        page.add("diolkos_channel_copied_bytes_total", &[direction], bytes as f64);
+    }
 }
 
 fn of_device(page: &mut Page, device: &DeviceSnapshot) {

@@ -48,6 +48,26 @@ pub(crate) struct Counters {
     reloads: [AtomicU64; 2],
     loads: [AtomicU64; 2],
     budget: OnceLock<Arc<Budget>>,
+    copied: Arc<Copied>,
+}
+
+/// Bytes copied between regions of native clients and the daemon.
+#[derive(Debug, Default)]
+pub(crate) struct Copied {
+    inward: AtomicU64,
+    outward: AtomicU64,
+}
+
+impl Copied {
+    /// To where the client can't write.
+    pub(crate) fn inward(&self, bytes: usize) {
+        self.inward.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// To where the client reads them.
+    pub(crate) fn outward(&self, bytes: usize) {
+        self.outward.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
 }
 
 impl Default for Counters {
@@ -62,6 +82,7 @@ impl Default for Counters {
             reloads: Default::default(),
             loads: Default::default(),
             budget: OnceLock::new(),
+            copied: Arc::default(),
         }
     }
 }
@@ -108,6 +129,16 @@ impl Counters {
     /// Bytes of bodies held now.
     pub(crate) fn body_memory(&self) -> u64 {
         self.budget.get().map_or(0, |budget| budget.used())
+    }
+
+    /// Where native connections count what they copy.
+    pub(crate) fn copied(&self) -> Arc<Copied> {
+        self.copied.clone()
+    }
+
+    /// Bytes copied from and to regions, by direction.
+    pub(super) fn copies(&self) -> [(&'static str, u64); 2] {
+        [("in", get(&self.copied.inward)), ("out", get(&self.copied.outward))]
     }
 
     /// A connection was let in.

@@ -61,6 +61,7 @@ pub const DOCUMENTED: &[Metric] = &[
     counter("diolkos_connections_expired_total", &["reason"], "Connections closed by a timeout: idle, header, reply (the client did not take it)."),
     counter("diolkos_http_replies_total", &["front", "status"], "Replies by front (rest, grpc, metrics) and HTTP status."),
     gauge("diolkos_body_memory_bytes", &[], "Memory held by bodies being received or sent, in bytes."),
+    counter("diolkos_channel_copied_bytes_total", &["direction"], "Bytes of tensors copied from regions of native clients (in) and to them (out)."),
     gauge("diolkos_sessions_open", &[], "Sessions open now, lingering ones included."),
     gauge("diolkos_request_memory_bytes", &[], "Memory reserved for the tensors of requests in flight, in bytes."),
     counter("diolkos_settings_reloads_total", &["result"], "Reloads of the settings: ok, failed."),

@@ -14,4 +14,4 @@ mod models;
 pub use documented::{DOCUMENTED, Kind, Metric};
 
 pub(crate) use collect::render;
-pub(crate) use counters::{Counters, Front};
+pub(crate) use counters::{Copied, Counters, Front};

@@ -162,7 +162,8 @@ impl Native {
             Socket::Unix(_) => Features::SHARED_MEMORY.union(Features::FUTEX).union(Features::EVENTFD),
             Socket::Tcp(_) => Features::default(),
         };
-        let session = NativeSession::new(ClientSession::new(session), limits::of(&settings));
+        let copied = self.app.counters.copied();
+        let session = NativeSession::new(ClientSession::new(session), limits::of(&settings), copied);
         Ok((header.id, session, features.intersection(offered)))
     }
 }

@@ -15,27 +15,35 @@ use diolkos_shm::segment::Segment as _;
 use diolkos_types::{Code, Status};
 use diolkos_wire::{Extent, Limits};
 
+use crate::metrics::Copied;
+
 /// A region, as the engine and backends see it: bytes that can be copied out.
-pub(super) struct RegionMemory(Arc<Mapping>);
+pub(super) struct RegionMemory {
+    mapping: Arc<Mapping>,
+    copied: Arc<Copied>,
+}
 
 impl SharedMemory for RegionMemory {
     fn len(&self) -> usize {
-        self.0.len()
+        self.mapping.len()
     }
 
     fn copy_to(&self, offset: usize, dst: &mut [u8]) {
-        self.0.read(offset, dst);
+        self.copied.inward(dst.len());
+        self.mapping.read(offset, dst);
     }
 
     fn append_to(&self, offset: usize, length: usize, dst: &mut Vec<u8>) {
-        self.0.append(offset, length, dst);
+        self.copied.inward(length);
+        self.mapping.append(offset, length, dst);
     }
 }
 
 impl RegionMemory {
     /// Copies into the region. The caller has checked that it is inside.
     pub(super) fn write(&self, offset: usize, from: &[u8]) {
-        self.0.write(offset, from);
+        self.copied.outward(from.len());
+        self.mapping.write(offset, from);
     }
 }
 
@@ -53,6 +61,7 @@ pub(super) struct Piece {
 pub(super) struct Regions {
     table: Mutex<Table>,
     limits: Limits,
+    copied: Arc<Copied>,
 }
 
 #[derive(Default)]
@@ -62,8 +71,8 @@ struct Table {
 }
 
 impl Regions {
-    pub(super) fn new(limits: Limits) -> Regions {
-        Regions { table: Mutex::default(), limits }
+    pub(super) fn new(limits: Limits, copied: Arc<Copied>) -> Regions {
+        Regions { table: Mutex::default(), limits, copied }
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -103,7 +112,8 @@ impl Regions {
             return Err(Status::new(Code::TooLarge, message));
         }
         table.bytes += bytes;
-        table.regions.insert(number, Arc::new(RegionMemory(mapping)));
+        let memory = RegionMemory { mapping, copied: self.copied.clone() };
+        table.regions.insert(number, Arc::new(memory));
         Ok(())
     }
 
@@ -160,7 +170,7 @@ mod tests {
 
     #[test]
     fn numbers_sizes_and_sums_have_bounds() {
-        let regions = Regions::new(limits());
+        let regions = Regions::new(limits(), Arc::default());
         let refused = |number, announced, len| {
             let error = regions.register(number, announced, file(len).1).unwrap_err();
             error.message().to_owned()
@@ -182,7 +192,7 @@ mod tests {
 
     #[test]
     fn pieces_lie_inside_and_outlive_their_region() {
-        let regions = Regions::new(limits());
+        let regions = Regions::new(limits(), Arc::default());
         let (ours, file) = file(4096);
         regions.register(0, 4096, file).unwrap();
         ours.mapping().write(4090, &[1, 2, 3, 4, 5, 6]);

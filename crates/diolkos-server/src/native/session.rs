@@ -17,6 +17,7 @@ use diolkos_types::{BuildSpread, Code, HandleId, Shape, Signature, Status};
 use diolkos_wire::{Class, Failed, Infer, Limits, ModelOpened, Place, TensorRef};
 
 use super::regions::{Piece, Regions};
+use crate::metrics::Copied;
 use crate::sessions::ClientSession;
 
 /// Outputs in a region begin on such a boundary: a cache line, and every element is aligned.
@@ -33,8 +34,8 @@ pub(super) struct NativeSession {
 }
 
 impl NativeSession {
-    pub(super) fn new(client: Arc<ClientSession>, limits: Limits) -> NativeSession {
-        NativeSession { client, regions: Regions::new(limits), opened: Mutex::default() }
+    pub(super) fn new(client: Arc<ClientSession>, limits: Limits, copied: Arc<Copied>) -> NativeSession {
+        NativeSession { client, regions: Regions::new(limits, copied), opened: Mutex::default() }
     }
 
     fn opened(&self) -> MutexGuard<'_, Opened> {

@@ -12,10 +12,7 @@ use diolkos_client::{Client, Error};
 use crate::support::{Fixture, eventually};
 
 fn endpoints(fixture: &Fixture) -> Vec<(&'static str, Box<dyn Endpoint>)> {
-    vec![
-        ("in process", Box::new(fixture.endpoint())),
-        ("elsewhere", Box::new(fixture.client().endpoint())),
-    ]
+    vec![("in process", Box::new(fixture.endpoint())), ("elsewhere", Box::new(fixture.client().endpoint()))]
 }
 
 fn bytes(data: &[u8]) -> NamedTensor {

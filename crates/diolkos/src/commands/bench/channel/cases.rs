@@ -78,6 +78,8 @@ pub(super) enum Case {
     PingEvent,
     PingFutex,
     PingSocket,
+    /// By events, with [`WORK`] in between.
+    PingBusy,
     /// Of the image, of the batch of the short work, of the large one.
     MemcpyImage,
     MemcpyBatch,
@@ -91,10 +93,11 @@ pub(super) enum Case {
 }
 
 impl Case {
-    pub(super) const ALL: [Case; 25] = [
+    pub(super) const ALL: [Case; 26] = [
         Case::PingEvent,
         Case::PingFutex,
         Case::PingSocket,
+        Case::PingBusy,
         Case::MemcpyImage,
         Case::MemcpyBatch,
         Case::MemcpyLarge,
@@ -125,6 +128,7 @@ impl Case {
             Case::PingEvent => "eventfd ping-pong".into(),
             Case::PingFutex => "futex ping-pong".into(),
             Case::PingSocket => "unix socket ping-pong".into(),
+            Case::PingBusy => "eventfd ping-pong with 1 ms of work".into(),
             Case::MemcpyImage => "memcpy of 602 kB".into(),
             Case::MemcpyBatch => "memcpy of 2.6 kB".into(),
             Case::MemcpyLarge => "memcpy of 64 MiB".into(),
@@ -172,7 +176,7 @@ fn failed(error: diolkos_client::Error) -> Failure {
 
 /// Everything that has to run.
 pub(super) struct Bench {
-    peers: [Peer; 3],
+    peers: [Peer; 4],
     local: Local,
     /// With the models, each in an engine of its own.
     short: Local,
@@ -191,7 +195,9 @@ impl Bench {
     /// `mobilenet` is a file that need not be there.
     pub(super) fn start(example: &Path, mobilenet: &Path) -> Result<Bench, Failure> {
         let runtime = runtime(2)?;
-        let peers = [Peer::start(Role::Event)?, Peer::start(Role::Futex)?, Peer::start(Role::Socket)?];
+        let roles = [Role::Event, Role::Futex, Role::Socket, Role::Busy];
+        let [event, futex, socket, busy] = roles.map(Peer::start);
+        let peers = [event?, futex?, socket?, busy?];
         let (local, _) = Local::start(None)?;
         let (short, short_question) = model(example, Some(&[BATCH, 1, 8, 8]))?;
         let (long, long_question) = match mobilenet.exists().then(|| model(mobilenet, None)).transpose()? {
@@ -225,6 +231,7 @@ impl Bench {
             Case::PingEvent => call_for(length, || self.peers[0].call()),
             Case::PingFutex => call_for(length, || self.peers[1].call()),
             Case::PingSocket => call_for(length, || self.peers[2].call()),
+            Case::PingBusy => call_for(length, || self.peers[3].call()),
             Case::MemcpyImage => self.memcpy(IMAGE_BYTES, length),
             Case::MemcpyBatch => self.memcpy(BATCH_BYTES, length),
             Case::MemcpyLarge => self.memcpy(LARGE_BYTES, length),
@@ -325,6 +332,7 @@ impl Bench {
                     p99_ns: mean(|measured| measured.p99_ns),
                     rate: rates.iter().map(|measured| measured.rate).sum(),
                     cpu_ns: None,
+                    daemon_cpu_ns: None,
                 }
             }
         };
@@ -341,28 +349,34 @@ impl Bench {
             }
             let summary = closed.tally.latencies().summary();
             let (p50_ns, p99_ns) = (summary.p50_ns as f64, summary.p99_ns as f64);
-            Ok(Measured { p50_ns, p99_ns, rate: closed.rate(), cpu_ns: None })
+            Ok(Measured { p50_ns, p99_ns, rate: closed.rate(), cpu_ns: None, daemon_cpu_ns: None })
         })
     }
 
-    /// CPU time of this process and the server.
-    fn cpu(&self, way: Way) -> Result<Duration, Failure> {
+    /// CPU time of this process, and of the server.
+    fn cpu(&self, way: Way) -> Result<[Duration; 2], Failure> {
         let own = procfs::cpu_time(std::process::id());
         let own = own.map_err(|error| cannot("read this process's CPU time", &error))?;
-        Ok(own + self.server(way).cpu_time()?)
+        Ok([own, self.server(way).cpu_time()?])
     }
 
     fn with_cpu(
         &self,
         measured: Measured,
-        before: Duration,
+        before: [Duration; 2],
         way: Way,
         length: Duration,
     ) -> Result<Measured, Failure> {
-        let used = self.cpu(way)?.saturating_sub(before);
+        let [own, daemon] = self.cpu(way)?;
         // Warming up is in it, with as many calls in its time.
         let calls = measured.rate * (length + length / 8).as_secs_f64();
-        Ok(Measured { cpu_ns: Some(used.as_nanos() as f64 / calls.max(1.0)), ..measured })
+        let per_call = |now: Duration, before| {
+            let used: Duration = now.saturating_sub(before);
+            used.as_nanos() as f64 / calls.max(1.0)
+        };
+        let daemon = per_call(daemon, before[1]);
+        let cpu_ns = Some(per_call(own, before[0]) + daemon);
+        Ok(Measured { cpu_ns, daemon_cpu_ns: Some(daemon), ..measured })
     }
 }
 

@@ -118,5 +118,6 @@ fn call_for(length: Duration, mut call: impl FnMut() -> Result<(), Failure>) -> 
         p99_ns: summary.p99_ns as f64,
         rate: calls as f64 / began.elapsed().as_secs_f64(),
         cpu_ns: None,
+        daemon_cpu_ns: None,
     })
 }

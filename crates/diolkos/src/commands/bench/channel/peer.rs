@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use diolkos_shm::mapping::Mapping;
@@ -28,6 +29,8 @@ use crate::exit::{Exit, Failure};
 pub enum Role {
     /// Reads an eventfd and writes another.
     Event,
+    /// The same, with some work in between.
+    Busy,
     /// Waits on a futex and wakes another.
     Futex,
     /// Reads 64 bytes and writes them.
@@ -49,6 +52,9 @@ pub struct PeerArgs {
     pub model: Option<String>,
 }
 
+/// How long a busy peer works.
+pub(super) const WORK: Duration = Duration::from_millis(1);
+
 /// Tells the peer to end.
 const END: u64 = 1 << 32;
 const END_WORD: u32 = 2;
@@ -59,7 +65,8 @@ const BACK: usize = 128;
 pub(super) fn run(args: &PeerArgs) -> Result<Exit, Failure> {
     let failed = |error: std::io::Error| cannot("be the other process", &error);
     match args.role {
-        Role::Event => {
+        Role::Event | Role::Busy => {
+            let work = if args.role == Role::Busy { WORK } else { Duration::ZERO };
             let (_, mut fds) = receive().map_err(failed)?;
             let (Some(back), Some(there)) = (fds.pop(), fds.pop()) else {
                 return Err(Failure::usage("no events"));
@@ -69,6 +76,10 @@ pub(super) fn run(args: &PeerArgs) -> Result<Exit, Failure> {
                 rustix::io::read(&there, &mut count).map_err(|error| failed(error.into()))?;
                 if u64::from_ne_bytes(count) >= END {
                     return Ok(Exit::Ok);
+                }
+                let until = Instant::now() + work;
+                while Instant::now() < until {
+                    std::hint::spin_loop();
                 }
                 rustix::io::write(&back, &1u64.to_ne_bytes()).map_err(|error| failed(error.into()))?;
             }
@@ -164,7 +175,7 @@ impl Peer {
             pass::send(&ours, &[IoSlice::new(b"x")], &borrowed).map_err(failed)
         };
         let way = match role {
-            Role::Event => {
+            Role::Event | Role::Busy => {
                 let event = || eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| failed(error.into()));
                 let (there, back) = (event()?, event()?);
                 let clone = |fd: &OwnedFd| fd.try_clone().map_err(failed);

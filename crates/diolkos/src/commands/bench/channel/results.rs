@@ -19,6 +19,9 @@ pub(super) struct Measured {
     pub(super) rate: f64,
     /// CPU time of client and daemon per call, where it was measured.
     pub(super) cpu_ns: Option<f64>,
+    /// That of the daemon alone.
+    #[serde(default)]
+    pub(super) daemon_cpu_ns: Option<f64>,
 }
 
 /// All cases, once.

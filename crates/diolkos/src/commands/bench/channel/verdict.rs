@@ -6,6 +6,7 @@
 
 use super::super::report::Spread;
 use super::cases::{Case, Way, Work};
+use super::peer::WORK;
 use super::results::{Measured, Results, Round};
 use crate::exit::Exit;
 
@@ -83,6 +84,9 @@ pub(super) fn judge(results: &Results) -> Vec<Judged> {
         judge("echo of 64 MiB: bandwidth of its two copies, to a memcpy's", AtLeast(0.8), "", &|round| {
             Some(2.0 * p50(round, Case::MemcpyLarge)? / p50(round, Case::Echo)?)
         }),
+        judge("echo of 64 MiB: the daemon's CPU time, to a memcpy", AtMost(2.4), "", &|round| {
+            Some(of(round, Case::Echo)?.daemon_cpu_ns? / p50(round, Case::MemcpyLarge)?)
+        }),
         judge("empty calls per second of 1 client, to gRPC over unix", AtLeast(5.0), "", &|round| {
             Some(rate(round, Case::Empty(Way::Adaptive))? / rate(round, Case::Empty(Way::Grpc))?)
         }),
@@ -102,6 +106,15 @@ pub(super) fn judge(results: &Results) -> Vec<Judged> {
             &|round| {
                 let allowance = sum(round, Case::PingEvent, Case::MemcpyBatch);
                 added(round, Work::Short, Way::Blocking, allowance)
+            },
+        ),
+        judge(
+            "a model of 1 ms, blocking: the same, to a ping-pong with 1 ms of work in between",
+            AtMost(1.3),
+            "",
+            &|round| {
+                let woken = p50(round, Case::PingBusy)? - WORK.as_nanos() as f64;
+                added(round, Work::Short, Way::Blocking, Some(woken + p50(round, Case::MemcpyBatch)?))
             },
         ),
         judge("MobileNet, adaptive, to the call in process", AtMost(1.01), "", &|round| {
