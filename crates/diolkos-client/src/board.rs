@@ -159,8 +159,15 @@ impl<A> Board<A> {
             if until.is_some_and(|until| until <= Instant::now()) {
                 return Ok(None);
             }
-            state =
-                if state.receiving { self.sleep(state, until) } else { self.receive(state, until, source) };
+            let mut mine = None;
+            state = if state.receiving {
+                self.sleep(state, until)
+            } else {
+                self.receive_for(Some(id), &mut mine, state, until, source)
+            };
+            if mine.is_some() {
+                return Ok(mine);
+            }
         }
     }
 
@@ -230,6 +237,18 @@ impl<A> Board<A> {
     /// Receives one answer with the board unlocked, and puts it where it belongs.
     fn receive<'a>(
         &'a self,
+        state: MutexGuard<'a, State<A>>,
+        until: Option<Instant>,
+        source: &impl Source<A>,
+    ) -> MutexGuard<'a, State<A>> {
+        self.receive_for(None, &mut None, state, until, source)
+    }
+
+    /// The same for one who waits for `own`, whose answer goes to `mine` directly.
+    fn receive_for<'a>(
+        &'a self,
+        own: Option<u64>,
+        mine: &mut Option<A>,
         mut state: MutexGuard<'a, State<A>>,
         until: Option<Instant>,
         source: &impl Source<A>,
@@ -242,6 +261,10 @@ impl<A> Board<A> {
         let mut done_with = None;
         let mut tasks = Vec::new();
         match received {
+            Ok(Some((id, answer))) if Some(id) == own => {
+                state.entries.remove(&id);
+                *mine = Some(answer);
+            }
             Ok(Some((id, answer))) => match state.entries.get_mut(&id) {
                 Some(entry @ Entry::Waiting(_)) => {
                     let before = std::mem::replace(entry, Entry::Arrived(answer));

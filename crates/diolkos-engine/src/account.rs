@@ -3,12 +3,17 @@
 //!
 //! All orderings are relaxed: every counter is a sum of its own, and readers want no relation between two.
 
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use diolkos_types::Code;
 
 use crate::request::Timing;
+
+/// What times of successes are counted from: the first use of it. Reading the time of day for every request as well
+/// would cost as much as an empty operation.
+static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// How often something happened, and how long it took in all.
 #[derive(Debug, Default)]
@@ -168,13 +173,14 @@ pub struct ModelStats {
     pub latency: Histogram,
     /// Service time on the device.
     pub service: Histogram,
-    last_inference_ms: AtomicU64,
+    /// Nanoseconds from [`ORIGIN`] to the last success; 0 = never.
+    last_success: AtomicU64,
     run_here: RunHere,
 }
 
 impl ModelStats {
-    /// Counts a request that succeeded with `rows` rows; `latency` is from submission to reply.
-    pub fn succeeded(&self, timing: &Timing, latency: Duration, rows: u64) {
+    /// Counts a request that succeeded at `now` with `rows` rows; `latency` is from submission to reply.
+    pub fn succeeded(&self, timing: &Timing, now: Instant, latency: Duration, rows: u64) {
         self.success.add(latency);
         self.queue.add(timing.queue);
         self.compute_input.add(timing.copy_in);
@@ -182,9 +188,9 @@ impl ModelStats {
         self.compute_output.add(timing.copy_out);
         self.latency.add(latency);
         self.inferences.fetch_add(rows, Ordering::Relaxed);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        self.last_inference_ms.store(now_ms, Ordering::Relaxed);
+        // At least 1, because 0 means never.
+        let at = saturating_ns(now.saturating_duration_since(*ORIGIN)).max(1);
+        self.last_success.store(at, Ordering::Relaxed);
     }
 
     /// Counts a request that did not succeed.
@@ -202,7 +208,13 @@ impl ModelStats {
 
     /// Time of the last success, in milliseconds since 1970; 0 = never.
     pub fn last_inference_ms(&self) -> u64 {
-        self.last_inference_ms.load(Ordering::Relaxed)
+        let at = match self.last_success.load(Ordering::Relaxed) {
+            0 => return 0,
+            at => Duration::from_nanos(at),
+        };
+        let ago = ORIGIN.elapsed().saturating_sub(at);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(now.saturating_sub(ago).as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Whether enough runs were seen to say that nearly all are short (see [`crate::limits::RUN_HERE_P99`]).
@@ -253,6 +265,21 @@ mod tests {
         assert!(histogram.quantile_bound(1.0) >= Some(Duration::from_secs(1)));
         histogram.add(Duration::from_secs(100_000));
         assert_eq!(histogram.quantile_bound(1.0), Some(Duration::MAX));
+    }
+
+    #[test]
+    fn the_last_success_is_told_in_the_time_of_day() {
+        let ms = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+        let stats = ModelStats::default();
+        assert_eq!(stats.last_inference_ms(), 0);
+        let before = ms(SystemTime::now());
+        stats.succeeded(&Timing::default(), Instant::now(), Duration::ZERO, 1);
+        std::thread::sleep(Duration::from_millis(20));
+        let told = stats.last_inference_ms();
+        // A clock that is set meanwhile, by a second at most.
+        assert!((before - 1000..before + 1000).contains(&told), "{told} and not {before}");
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(stats.last_inference_ms().abs_diff(told) <= 2, "it does not move by itself");
     }
 
     #[test]

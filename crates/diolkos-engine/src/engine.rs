@@ -281,7 +281,10 @@ impl EngineInner {
             return None;
         }
         match opened.entry.bind(opened.version) {
-            Ok(version) => return self.admit(version, request, obligation, offer),
+            Ok(version) => {
+                let queued = obligation.submitted;
+                return self.admit(version, request, obligation, queued, offer);
+            }
             Err(BindError::Cold) => self.park(opened, request, obligation),
             Err(error) => obligation.refuse(status::of_bind(opened.entry.name(), &error)),
         }
@@ -304,7 +307,7 @@ impl EngineInner {
         drop(memory);
         match (opened.entry.bind(opened.version), failure) {
             (Ok(version), _) => {
-                let here = self.admit(version, request, obligation, Offer::Nothing);
+                let here = self.admit(version, request, obligation, Instant::now(), Offer::Nothing);
                 debug_assert!(here.is_none(), "nothing was offered");
             }
             (Err(BindError::Cold), Some(failure)) => obligation.refuse(failure.clone()),
@@ -317,12 +320,13 @@ impl EngineInner {
         version: Arc<LoadedVersion>,
         request: Request,
         obligation: Obligation,
+        queued: Instant,
         offer: Offer,
     ) -> Option<Here> {
         let device = self.device_of_backend.get(version.backend).copied().unwrap_or(0);
         let stats = version.stats.clone();
         match admission::admit(request, version, obligation.cancel.clone(), &self.memory) {
-            Ok(admitted) => self.devices[device].submit(Job::new(admitted, obligation), offer),
+            Ok(admitted) => self.devices[device].submit(Job::new(admitted, obligation, queued), offer),
             Err(error) => {
                 let status = status::of_admission(&error);
                 stats.failed(status.code(), obligation.submitted.elapsed());

@@ -95,9 +95,10 @@ pub(crate) struct Ran {
 }
 
 impl Job {
-    pub(crate) fn new(admitted: Admitted, obligation: Obligation) -> Job {
+    /// `queued` is when its admission began.
+    pub(crate) fn new(admitted: Admitted, obligation: Obligation, queued: Instant) -> Job {
         admitted.version.stats.pending.increment();
-        Job(Box::new(Inner { admitted, obligation, queued: Instant::now() }))
+        Job(Box::new(Inner { admitted, obligation, queued }))
     }
 
     pub(crate) fn id(&self) -> JobId {
@@ -163,9 +164,10 @@ fn prepare(
 impl Ran {
     /// Sends the answer.
     pub(crate) fn complete(mut self) {
-        let latency = self.job.submitted.elapsed();
+        let now = Instant::now();
+        let latency = now - self.job.submitted;
         match &self.result {
-            Ok(_) => self.version.stats.succeeded(&self.timing, latency, self.rows),
+            Ok(_) => self.version.stats.succeeded(&self.timing, now, latency, self.rows),
             Err(status) => self.version.stats.failed(status.code(), latency),
         }
         self.job.send(self.result, self.timing, latency);

@@ -206,6 +206,9 @@ impl<S: Segment<Word = AtomicU32>> Receiver<S> {
         if let Some(waited) = self.waited.take() {
             self.spin.learn(waited);
         }
+        if let Bell::Polled = self.bell {
+            return self.poll_before(until);
+        }
         let began = Instant::now();
         let left = || until.map(|until| until.saturating_duration_since(Instant::now()));
         let Plan { nap, look } = self.spin.plan();
@@ -228,6 +231,41 @@ impl<S: Segment<Word = AtomicU32>> Receiver<S> {
         Ok(found)
     }
 
+    /// Looks until something comes or `until` has passed, and never sleeps.
+    fn poll_before(&mut self, until: Option<Instant>) -> Result<Option<Entry>, WaitError> {
+        loop {
+            for _ in 0..LOOKS {
+                if let Some(entry) = self.consumer.pop()? {
+                    return Ok(Some(entry));
+                }
+                core::hint::spin_loop();
+            }
+            std::thread::yield_now();
+            let now = Instant::now();
+            // What a peer put in before it died was there before its end was.
+            let ended = self.has_ended(now);
+            if let Some(entry) = self.consumer.pop()? {
+                return Ok(Some(entry));
+            }
+            ended?;
+            if until.is_some_and(|until| until <= now) {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Looks at the socket, now and then.
+    fn has_ended(&mut self, now: Instant) -> Result<(), WaitError> {
+        let Some(socket) = &self.watched else { return Ok(()) };
+        if now.duration_since(self.watched_at) >= WATCH_INTERVAL {
+            self.watched_at = now;
+            if has_hung_up(socket)? {
+                return Err(WaitError::HungUp);
+            }
+        }
+        Ok(())
+    }
+
     /// Sleeps until something comes, `left` has passed, or for no reason at all.
     fn sleep_once(&mut self, left: Option<Duration>) -> Result<Option<Entry>, WaitError> {
         let mut slept = Ok(());
@@ -244,14 +282,8 @@ impl<S: Segment<Word = AtomicU32>> Receiver<S> {
 
     /// Sleeps once, and looks at the socket where the bell does not wait for both.
     fn sleep(&mut self, left: Option<Duration>) -> Result<(), WaitError> {
-        if let (Bell::Futex | Bell::Polled, Some(socket)) = (&self.bell, &self.watched) {
-            let now = Instant::now();
-            if now.duration_since(self.watched_at) >= WATCH_INTERVAL {
-                self.watched_at = now;
-                if has_hung_up(socket)? {
-                    return Err(WaitError::HungUp);
-                }
-            }
+        if let (Bell::Futex, Some(_)) = (&self.bell, &self.watched) {
+            self.has_ended(Instant::now())?;
             let left = left.map_or(WATCH_INTERVAL, |left| left.min(WATCH_INTERVAL));
             return self.bell.sleep(&self.consumer, Some(left), None);
         }

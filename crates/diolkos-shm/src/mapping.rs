@@ -57,12 +57,14 @@ impl Mapping {
         Ok(unsafe { madvise(self.base.as_ptr().cast::<c_void>(), self.len, Advice::LinuxHugepage) }?)
     }
 
+    #[inline]
     fn check(&self, offset: usize, len: usize) {
         let end = offset.checked_add(len).expect("an end of bytes overflows");
         assert!(end <= self.len, "{offset}+{len} is outside of {}", self.len);
     }
 
     /// The address of a byte that was checked to lie inside, or just behind the last.
+    #[inline]
     pub(crate) fn at(&self, offset: usize) -> *mut u8 {
         // SAFETY: the mapping is one allocation of `len` bytes, and `offset` is at most that.
         unsafe { self.base.as_ptr().add(offset) }
@@ -83,10 +85,12 @@ impl Drop for Mapping {
 unsafe impl Segment for Mapping {
     type Word = AtomicU32;
 
+    #[inline]
     fn len(&self) -> usize {
         self.len
     }
 
+    #[inline]
     fn word(&self, offset: usize) -> &AtomicU32 {
         self.check(offset, size_of::<u32>());
         assert!(offset.is_multiple_of(align_of::<AtomicU32>()), "the word at {offset} is not aligned");
@@ -99,6 +103,7 @@ unsafe impl Segment for Mapping {
         unsafe { AtomicU32::from_ptr(self.at(offset).cast()) }
     }
 
+    #[inline]
     fn read(&self, offset: usize, into: &mut [u8]) {
         self.check(offset, into.len());
         // SAFETY: the source is mapped for as many bytes, the destination is a slice of this process that
@@ -118,6 +123,7 @@ unsafe impl Segment for Mapping {
         unsafe { to.set_len(end + len) };
     }
 
+    #[inline]
     fn write(&self, offset: usize, from: &[u8]) {
         self.check(offset, from.len());
         assert!(self.access == Access::Write, "the mapping is read only");

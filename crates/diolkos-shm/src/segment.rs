@@ -22,14 +22,17 @@ pub trait Word {
 }
 
 impl Word for AtomicU32 {
+    #[inline]
     fn load(&self, order: Ordering) -> u32 {
         AtomicU32::load(self, order)
     }
 
+    #[inline]
     fn store(&self, value: u32, order: Ordering) {
         AtomicU32::store(self, value, order);
     }
 
+    #[inline]
     fn swap(&self, value: u32, order: Ordering) -> u32 {
         AtomicU32::swap(self, value, order)
     }
@@ -74,6 +77,7 @@ pub unsafe trait Segment {
     fn write(&self, offset: usize, from: &[u8]);
 
     /// A fence of [`Ordering::SeqCst`], of the kind that goes with [`Segment::Word`].
+    #[inline]
     fn fence(&self) {
         core::sync::atomic::fence(Ordering::SeqCst);
     }
@@ -86,14 +90,17 @@ macro_rules! pass_on {
         unsafe impl<S: Segment + ?Sized> Segment for $pointer {
             type Word = S::Word;
 
+            #[inline]
             fn len(&self) -> usize {
                 (**self).len()
             }
 
+            #[inline]
             fn word(&self, offset: usize) -> &Self::Word {
                 (**self).word(offset)
             }
 
+            #[inline]
             fn read(&self, offset: usize, into: &mut [u8]) {
                 (**self).read(offset, into);
             }
@@ -102,10 +109,12 @@ macro_rules! pass_on {
                 (**self).append(offset, len, to);
             }
 
+            #[inline]
             fn write(&self, offset: usize, from: &[u8]) {
                 (**self).write(offset, from);
             }
 
+            #[inline]
             fn fence(&self) {
                 (**self).fence();
             }

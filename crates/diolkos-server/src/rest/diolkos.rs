@@ -138,7 +138,7 @@ fn statistics(stats: &ModelStats) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -161,8 +161,8 @@ mod tests {
         assert_eq!(statistics(&stats)["mean"]["compute_ns"], 0);
         assert_eq!(statistics(&stats)["p99_bound_ns"], Value::Null);
         let timing = Timing { compute: Duration::from_nanos(10), ..Timing::default() };
-        stats.succeeded(&timing, Duration::from_nanos(1500), 1);
-        stats.succeeded(&timing, Duration::from_nanos(1500), 1);
+        stats.succeeded(&timing, Instant::now(), Duration::from_nanos(1500), 1);
+        stats.succeeded(&timing, Instant::now(), Duration::from_nanos(1500), 1);
         let told = statistics(&stats);
         assert_eq!((&told["success"], &told["mean"]["compute_ns"]), (&json!(2), &json!(10)));
         assert_eq!(told["p50_bound_ns"], 2048);

@@ -88,8 +88,9 @@ impl Crew {
                 return None;
             }
             if !events.is_empty()
-                && let Some(turns) = self.lock().take()
+                && let Some(mut turns) = self.lock().take()
             {
+                turns.taken_over();
                 return Some(turns);
             }
         }

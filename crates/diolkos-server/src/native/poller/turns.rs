@@ -89,6 +89,9 @@ pub(super) struct Turns {
     /// The one whose job is run, of these.
     runs: Option<u64>,
     bells_at: Instant,
+    /// The time, as it was when it was last asked for. The clock is a good part of an empty call, so what was just
+    /// read is used again.
+    now: Instant,
     yields: Yields,
 }
 
@@ -101,6 +104,7 @@ impl Turns {
             resting: Vec::new(),
             runs: None,
             bells_at: Instant::now(),
+            now: Instant::now(),
             yields: Yields::default(),
         }
     }
@@ -125,10 +129,11 @@ impl Turns {
             }
             if self.hot.is_empty() {
                 self.hear(crew, None, events);
-            } else if self.bells_at.elapsed() > BELLS_EVERY {
+                self.now = Instant::now();
+            } else if self.now.duration_since(self.bells_at) > BELLS_EVERY {
                 // Whoever is served all the time must not keep the others' bells from being heard.
                 self.hear(crew, Some(Duration::ZERO), events);
-                self.bells_at = Instant::now();
+                self.bells_at = self.now;
             }
         }
     }
@@ -151,14 +156,20 @@ impl Turns {
         self.hot.is_empty()
     }
 
+    /// The lead was taken over from somebody who left it.
+    pub(super) fn taken_over(&mut self) {
+        self.now = Instant::now();
+    }
+
     /// The lead was taken back: looks again at what was looked at before.
     pub(super) fn resume(&mut self) {
+        self.now = Instant::now();
         for number in std::mem::take(&mut self.resting) {
             self.heat(number);
         }
         if let Some(served) = self.runs.take().and_then(|number| self.channels.get_mut(&number)) {
             // Its client has its answer just now.
-            served.quiet(Instant::now());
+            served.quiet(self.now);
         }
     }
 
@@ -197,10 +208,9 @@ impl Turns {
     /// Some rounds, until one of them found something.
     fn rounds(&mut self, crew: &Crew) -> Round {
         let rounds = LOOKS as usize / self.hot.len().max(1);
-        let began = Instant::now();
         for _ in 0..rounds.max(1) {
             std::hint::spin_loop();
-            match self.round(crew, began) {
+            match self.round(crew) {
                 Round::Nothing => {}
                 found => return found,
             }
@@ -209,7 +219,8 @@ impl Turns {
     }
 
     /// One turn for each channel that is looked at, until one of them has a job to run.
-    fn round(&mut self, crew: &Crew, began: Instant) -> Round {
+    fn round(&mut self, crew: &Crew) -> Round {
+        let began = self.now;
         let mut found = Round::Nothing;
         let mut offer = Offer::Any;
         let mut index = 0;
@@ -232,10 +243,10 @@ impl Turns {
                     if let Taken::Run(here) = taken {
                         here.run();
                     }
-                    let now = Instant::now();
-                    served.quiet(now);
+                    self.now = Instant::now();
+                    served.quiet(self.now);
                     found = Round::Something;
-                    if now.duration_since(began) >= TURN_HERE_MAX {
+                    if self.now.duration_since(began) >= TURN_HERE_MAX {
                         offer = Offer::Nothing;
                     }
                     index += 1;
@@ -253,12 +264,13 @@ impl Turns {
         }
         let before = Instant::now();
         std::thread::yield_now();
-        self.yields.wanted(before.elapsed())
+        self.now = Instant::now();
+        self.yields.wanted(self.now.duration_since(before))
     }
 
     /// Channels for which looking is not worth it any more announce sleep.
     fn put_to_sleep(&mut self, crew: &Crew, busy: bool) {
-        let now = Instant::now();
+        let now = self.now;
         let mut index = 0;
         while let Some(&number) = self.hot.get(index) {
             let Some(served) = self.channels.get_mut(&number) else {
