@@ -5,6 +5,7 @@
 //! targets of the workspace together, and the steps after it find their programs there.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::python;
@@ -14,13 +15,18 @@ use crate::{process, tools};
 /// Features are resolved for all targets at once, so that no step builds a dependency a second time.
 const EVERYTHING: [&str; 2] = ["--workspace", "--all-targets"];
 
+/// The Python package is a workspace of its own.
+const PYTHON_MANIFEST: &str = "bindings/python/Cargo.toml";
+
 /// Whether `build` has run and passed in this process, so that nothing needs building again.
 static BUILT: AtomicBool = AtomicBool::new(false);
 
 pub(crate) fn format() -> Result<Tally, Stop> {
     let mut tally = process::check(tools::cargo().args(["fmt", "--all", "--check"]))?;
-    let fuzz = crate::root().join("fuzz/Cargo.toml");
-    tally.add(process::check(tools::cargo().args(["fmt", "--check", "--manifest-path"]).arg(fuzz))?);
+    for apart in ["fuzz/Cargo.toml", PYTHON_MANIFEST] {
+        let manifest = crate::root().join(apart);
+        tally.add(process::check(tools::cargo().args(["fmt", "--check", "--manifest-path"]).arg(manifest))?);
+    }
     Ok(tally)
 }
 
@@ -66,6 +72,20 @@ pub(crate) fn perf_analyzer(arguments: &[String]) -> Result<Tally, Stop> {
 
 pub(crate) fn onnx_nodes(arguments: &[String]) -> Result<Tally, Stop> {
     against_daemon("tests/onnx_nodes/run.py", arguments)
+}
+
+/// Lints, wheel, types and tests of the Python package, in a virtual environment of its own.
+pub(crate) fn python_package() -> Result<Tally, Stop> {
+    let daemon = daemon()?;
+    let mut lints = tools::cargo();
+    lints.args(["clippy", "--quiet", "--locked", "--manifest-path"]).arg(crate::root().join(PYTHON_MANIFEST));
+    // Where maturin builds as well.
+    lints.arg("--target-dir").arg(tools::target_dir().join("python/target"));
+    let mut tally = process::check(lints.args(["--", "-D", "warnings"]))?;
+    let mut check = Command::new("sh");
+    check.arg(crate::root().join("bindings/python/check.sh")).env("DIOLKOS_BIN", daemon);
+    tally.add(process::counted(&mut check, tally::own)?);
+    Ok(tally)
 }
 
 fn against_daemon(path: &str, arguments: &[String]) -> Result<Tally, Stop> {

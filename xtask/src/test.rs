@@ -39,6 +39,7 @@ const STEPS: &[Step] = &[
     step("doctests", "examples in the API documentation", true, steps::doctests),
     step("clients", "stock clients against a spawned daemon, and hostile ones", true, || steps::clients(&[])),
     step("small-client", "the client's crates; a static client below two megabytes", false, small::step),
+    step("python", "the Python package: its wheel, types and tests", true, steps::python_package),
     step("soak", "1,000 connections; 100 hot reloads under load", true, || steps::soak(&[])),
     step("perf-analyzer", "Triton's perf_analyzer, three modes, two models", true, || {
         steps::perf_analyzer(&[])

@@ -8,11 +8,13 @@ use std::{fs, io};
 use cargo_metadata::{Metadata, TargetKind};
 
 const LICENCE: &str = "SPDX-License-Identifier: Apache-2.0";
-const FOLDERS: &[&str] = &["crates", "backends", "xtask", "tests", "examples", "fuzz", ".ci", ".cargo"];
+const FOLDERS: &[&str] =
+    &["crates", "backends", "bindings", "xtask", "tests", "examples", "fuzz", ".ci", ".cargo"];
 
 /// Modules that may be unsafe. Their crates deny it, and allow it in the line above `mod`.
 const MAY_BE_UNSAFE: &[&str] = &[
     "backends/builtin/src/ffi.rs",
+    "bindings/python/src/memory.rs",
     "crates/libdiolkos/src/ffi.rs",
     "crates/diolkos-shm/src/arena.rs",
     "crates/diolkos-shm/src/heap.rs",
@@ -60,7 +62,7 @@ pub(super) fn unsafe_addresses(metadata: &Metadata) -> io::Result<Vec<String>> {
             }
         }
     }
-    for file in files(&["crates", "backends", "xtask", "examples"], "rs")? {
+    for file in files(&["crates", "backends", "bindings", "xtask", "examples"], "rs")? {
         let folder = file.parent().unwrap_or(Path::new(""));
         for module in allowed_unsafe(&fs::read_to_string(&file)?) {
             let module = module.map(|name| shown(&folder.join(format!("{name}.rs"))));
