@@ -85,7 +85,15 @@ impl Client {
         let memory =
             if private_memory { diolkos_client::Memory::Private } else { diolkos_client::Memory::Shared };
         let reconnect = duration(reconnect)?;
-        let options = diolkos_client::Options { waiting, memory, in_flight, region_bytes, reconnect, name };
+        let options = diolkos_client::Options {
+            waiting,
+            memory,
+            in_flight,
+            region_bytes,
+            reconnect,
+            name,
+            ..diolkos_client::Options::default()
+        };
         let connect = move || {
             let client = diolkos_client::Client::connect_with(&address, options)?;
             // Makes the first region here, where waiting for the daemon can be interrupted. Whoever can't have one is told

@@ -49,6 +49,8 @@ pub struct Options {
     /// Size of the first region in bytes; further ones are made as they are needed. Only what is used takes memory.
     /// Default 64 MiB.
     pub region_bytes: usize,
+    /// How long connecting may take, until the daemon has said what it grants. Default 5 s.
+    pub connect: Duration,
     /// How long to try to connect again when the connection is lost, before requests fail. Zero: not at all.
     /// Default 5 s.
     pub reconnect: Duration,
@@ -65,6 +67,7 @@ impl Default for Options {
             memory: Memory::default(),
             in_flight: 64,
             region_bytes: 64 << 20,
+            connect: Duration::from_secs(5),
             reconnect: Duration::from_secs(5),
             name: name.unwrap_or_else(|| "client".into()),
         }

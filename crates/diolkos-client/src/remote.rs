@@ -44,8 +44,9 @@ impl Remote {
         options: &Options,
         regions: &[(u16, Arc<Arena>)],
     ) -> Result<Remote, Error> {
+        let until = Instant::now().checked_add(options.connect);
         let leaving = Arc::<AtomicBool>::default();
-        let stream = Arc::new(Stream::new(Socket::connect(address)?, leaving.clone()));
+        let stream = Arc::new(Stream::new(Socket::connect(address, until)?, leaving.clone()));
         let shared = options.memory == Memory::Shared && stream.socket().is_unix();
         let mut connection = Remote {
             stream,
@@ -57,17 +58,39 @@ impl Remote {
             next: AtomicU64::new(1),
             limits: Limits::default(),
         };
-        let features = connection.greet(options, shared)?;
-        if shared && features.contains(Features::SHARED_MEMORY) {
-            for (number, arena) in regions {
-                connection.register(*number, arena)?;
-            }
-            connection.ring = Some(Arc::new(connection.open_ring(options, features)?));
-        }
+        // A daemon that is stopped takes connections in and says nothing.
+        let too_slow = |error| match error {
+            Error::Timeout => Error::Connect {
+                address: address.to_string(),
+                source: Arc::new(std::io::Error::new(
+                    std::io::ErrorKind::TimedOut,
+                    "it takes connections and says nothing; is it stopped, or overloaded?",
+                )),
+            },
+            other => other,
+        };
+        connection.set_up(options, shared, regions, until).map_err(too_slow)?;
         Ok(connection)
     }
 
-    fn greet(&mut self, options: &Options, shared: bool) -> Result<Features, Error> {
+    fn set_up(
+        &mut self,
+        options: &Options,
+        shared: bool,
+        regions: &[(u16, Arc<Arena>)],
+        until: Option<Instant>,
+    ) -> Result<(), Error> {
+        let features = self.greet(options, shared, until)?;
+        if shared && features.contains(Features::SHARED_MEMORY) {
+            for (number, arena) in regions {
+                self.register_before(until, *number, arena)?;
+            }
+            self.ring = Some(Arc::new(self.open_ring(options, features, until)?));
+        }
+        Ok(())
+    }
+
+    fn greet(&mut self, options: &Options, shared: bool, until: Option<Instant>) -> Result<Features, Error> {
         self.stream.send_preface()?;
         let features = if shared {
             Features::SHARED_MEMORY.union(Features::FUTEX).union(Features::EVENTFD)
@@ -82,7 +105,7 @@ impl Remote {
             client: options.name[..end].into(),
             token: Token::default(),
         };
-        match self.call(&Message::Hello(hello), &[])?.into_message()? {
+        match self.call_before(until, &Message::Hello(hello), &[])?.into_message()? {
             Message::Welcome(welcome) => {
                 self.limits = welcome.limits;
                 Ok(welcome.features)
@@ -91,7 +114,12 @@ impl Remote {
         }
     }
 
-    fn open_ring(&self, options: &Options, features: Features) -> Result<Ring, Error> {
+    fn open_ring(
+        &self,
+        options: &Options,
+        features: Features,
+        until: Option<Instant>,
+    ) -> Result<Ring, Error> {
         let replies = match options.waiting {
             Waiting::Polling => Bell::Polled,
             // An event and the socket can be waited for in one call.
@@ -99,7 +127,7 @@ impl Remote {
             _ => Bell::Futex,
         };
         let open = OpenChannel { entries: options.in_flight, slot_bytes: SLOT_BYTES, replies };
-        let mut answer = self.call(&Message::OpenChannel(open), &[])?;
+        let mut answer = self.call_before(until, &Message::OpenChannel(open), &[])?;
         let descriptors = std::mem::take(&mut answer.descriptors);
         match answer.into_message()? {
             Message::ChannelOpened(opened) => {
@@ -128,8 +156,13 @@ impl Remote {
 
     /// Tells the daemon of a region.
     pub(crate) fn register(&self, number: u16, arena: &Arena) -> Result<(), Error> {
+        self.register_before(None, number, arena)
+    }
+
+    fn register_before(&self, until: Option<Instant>, number: u16, arena: &Arena) -> Result<(), Error> {
         let register = RegisterRegion { region: number, length: arena.len() as u64 };
-        let answer = self.call(&Message::RegisterRegion(register), &[descriptor(arena)?])?;
+        let message = Message::RegisterRegion(register);
+        let answer = self.call_before(until, &message, &[descriptor(arena)?])?;
         match answer.into_message()? {
             Message::Done => Ok(()),
             other => Err(unexpected(&other)),
@@ -138,14 +171,24 @@ impl Remote {
 
     /// Sends a message over the stream and waits for its answer.
     pub(crate) fn call(&self, message: &Message, descriptors: &[OwnedFd]) -> Result<Answer, Error> {
+        self.call_before(None, message, descriptors)
+    }
+
+    /// The same; [`Error::Timeout`] if there is no answer until then.
+    fn call_before(
+        &self,
+        until: Option<Instant>,
+        message: &Message,
+        descriptors: &[OwnedFd],
+    ) -> Result<Answer, Error> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.answers.enter(id)?;
         if let Err(error) = self.stream.send(id, message, &[], descriptors) {
             self.end(&error);
             return Err(error);
         }
-        let answer = self.answers.wait(id, None, &*self.stream).inspect_err(|error| self.end(error))?;
-        Ok(answer.expect("a wait without an end ends with an answer"))
+        let answer = self.answers.wait(id, until, &*self.stream).inspect_err(|error| self.end(error))?;
+        answer.ok_or(Error::Timeout)
     }
 
     /// Sends a message over the stream. What is answered interests nobody.

@@ -8,7 +8,7 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use diolkos_shm::bell::{Bell, Receiver, WaitError};
 use diolkos_shm::mapping::Mapping;
@@ -22,10 +22,6 @@ use diolkos_wire::{
 use crate::board::Source;
 use crate::error::Error;
 use crate::options::Waiting;
-
-/// How long a ring may be full of cancellations before the daemon is taken for dead. It takes them out within
-/// microseconds.
-const FULL_MAX: Duration = Duration::from_secs(5);
 
 /// Both rings of a connection.
 pub(crate) struct Ring {
@@ -152,34 +148,27 @@ impl Ring {
         self.push(&mut sending, &entry).map(|()| true)
     }
 
-    /// Says that nobody waits for a request any more. In vain if the ring is full; then its answer comes in its time.
+    /// Says that nobody waits for a request any more. Not if that took the place of a request which can still be sent, one
+    /// for each free slot; then the answer comes in its time.
     pub(crate) fn cancel(&self, id: u64) -> Result<(), Error> {
         let body = EntryBody::Inline(InlineBody::new(&[]).expect("nothing fits into an entry"));
         let entry = RingEntry { kind: Message::Cancel.kind().number(), part: Part::Last, id, body };
         let mut sending = self.sending();
-        match sending.ring.push(&entry.encode()) {
-            Ok(()) => sending.ring_bell(),
-            Err(PushError::Full) => Ok(()),
-            Err(PushError::Corrupt(corrupt)) => Err(Error::lost(corrupt.to_string())),
+        let room = sending.ring.room().map_err(|corrupt| Error::lost(corrupt.to_string()))?;
+        if room as usize <= sending.free.len() {
+            return Ok(());
         }
+        self.push(&mut sending, &entry)
     }
 
     fn push(&self, sending: &mut Sending, entry: &RingEntry) -> Result<(), Error> {
-        let entry = entry.encode();
-        let mut until = None;
-        loop {
-            match sending.ring.push(&entry) {
-                Ok(()) => return sending.ring_bell(),
-                // Requests have an entry each, so what is in the way are cancellations, and not for long.
-                Err(PushError::Full) => {
-                    let until = *until.get_or_insert_with(|| Instant::now() + FULL_MAX);
-                    if Instant::now() > until {
-                        return Err(Error::lost("the daemon takes no requests out of the ring"));
-                    }
-                    std::thread::yield_now();
-                }
-                Err(PushError::Corrupt(corrupt)) => return Err(Error::lost(corrupt.to_string())),
+        match sending.ring.push(&entry.encode()) {
+            Ok(()) => sending.ring_bell(),
+            // A slot is free only if its last request was taken out of the ring, and `cancel` leaves a place for each.
+            Err(PushError::Full) => {
+                Err(Error::lost("the daemon answered what it never took out of the ring"))
             }
+            Err(PushError::Corrupt(corrupt)) => Err(Error::lost(corrupt.to_string())),
         }
     }
 

@@ -2,12 +2,12 @@
 //! The socket: messages, with their payload behind them and descriptors beside them.
 
 use std::io::{self, IoSlice, Read as _};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use diolkos_shm::pass;
 use diolkos_wire::{HEADER_BYTES, Header, Limits, Message, PREFACE, Part, encode_frame};
@@ -29,10 +29,10 @@ pub(crate) enum Socket {
 }
 
 impl Socket {
-    pub(crate) fn connect(address: &Address) -> Result<Socket, Error> {
+    pub(crate) fn connect(address: &Address, until: Option<Instant>) -> Result<Socket, Error> {
         let connected = match address {
             Address::Unix(path) => UnixStream::connect(path).map(Socket::Unix),
-            Address::Tcp(at) => TcpStream::connect(at).and_then(|stream| {
+            Address::Tcp(at) => connect_tcp(at, until).and_then(|stream| {
                 // Messages are written whole, and nothing is gained by waiting for more.
                 stream.set_nodelay(true)?;
                 Ok(Socket::Tcp(stream))
@@ -74,6 +74,21 @@ impl AsFd for Socket {
             Socket::Tcp(stream) => stream.as_fd(),
         }
     }
+}
+
+/// Tries the addresses of a host one after the other.
+fn connect_tcp(at: &str, until: Option<Instant>) -> io::Result<TcpStream> {
+    let Some(until) = until else { return TcpStream::connect(at) };
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for address in at.to_socket_addrs()? {
+        // Zero would be refused.
+        let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        match TcpStream::connect_timeout(&address, left) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// An answer that came over the stream.

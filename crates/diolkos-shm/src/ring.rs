@@ -196,15 +196,21 @@ impl<S: Segment> Producer<S> {
         Ok(())
     }
 
-    /// Places that are free now. More may become free at any time, and none is taken but by [`Producer::push`].
+    /// Places that are known to be free. More may be, and none is taken but by [`Producer::push`].
     fn free(&mut self) -> Result<u32, Corrupt> {
         if self.corrupt {
             return Err(Corrupt);
         }
         let used = self.tail.wrapping_sub(self.head);
-        if used < self.layout.capacity {
-            return Ok(self.layout.capacity - used);
+        if used < self.layout.capacity { Ok(self.layout.capacity - used) } else { self.room() }
+    }
+
+    /// Places that are free, as far as the consumer says now.
+    pub fn room(&mut self) -> Result<u32, Corrupt> {
+        if self.corrupt {
+            return Err(Corrupt);
         }
+        let used = self.tail.wrapping_sub(self.head);
         // Pairs with the store in `Consumer::pop`: the entry was copied before its place is free.
         let head = self.segment.word(self.layout.offset + HEAD).load(Ordering::Acquire);
         // A consumer that takes nothing back and nothing that is not there leaves at most what was used.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What goes wrong, and harms nobody else.
 
+use std::time::Duration;
+
 use diolkos_client::types::Code;
 use diolkos_client::{AnyTensor, Client, Error, Options};
 
@@ -112,4 +114,40 @@ fn a_task_goes_on_when_the_daemon_was_restarted() {
     assert_eq!(reply.output(0).unwrap().values::<i16>().unwrap(), [-1, 7]);
     let tensor = client.tensor::<i16>(&[2]).unwrap();
     runtime.block_on(echo.submit([("data", tensor)]).unwrap().into_future()).unwrap();
+}
+
+#[test]
+fn a_daemon_that_says_nothing_is_given_up_in_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("d.sock");
+    // It listens, and never takes a connection.
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let options = Options { connect: Duration::from_millis(50), ..Options::default() };
+    let error = Client::connect_with(&format!("unix:{}", socket.display()), options).unwrap_err();
+    assert!(matches!(error, Error::Connect { .. }), "{error}");
+    assert!(error.to_string().contains("says nothing"), "{error}");
+}
+
+#[test]
+fn cancellations_leave_room_for_requests() {
+    let fixture = Fixture::start("");
+    let options = Options { in_flight: 8, ..Options::default() };
+    let client = Client::connect_with(&fixture.unix(), options).unwrap();
+    let gate = client.open("gate").unwrap();
+    let ask = || {
+        let mut data = client.tensor::<u8>(&[4]).unwrap();
+        data.fill(1);
+        gate.submit([("data", data)]).unwrap()
+    };
+    // More requests are cancelled than the ring has entries, while the daemon is busy with them.
+    for _ in 0..50 {
+        let pending: Vec<_> = (0..8).map(|_| ask()).collect();
+        drop(pending);
+        fixture.gate.open();
+        ask().wait().unwrap();
+        // One that the gate still held would keep its slot while it is closed.
+        eventually("all have ended", || fixture.engine().jobs() == 0);
+        fixture.gate.close();
+    }
+    fixture.gate.open();
 }
