@@ -5,6 +5,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use diolkos_shm::vsock::{self, VsockAddr};
+
 /// The variable that `env` and the command line look at.
 const VARIABLE: &str = "DIOLKOS_ENDPOINT";
 
@@ -15,6 +17,8 @@ pub enum Address {
     Unix(PathBuf),
     /// `tcp:HOST:PORT`
     Tcp(String),
+    /// `vsock:CID:PORT`, from a virtual machine; `vsock:host:PORT` is its host.
+    Vsock(VsockAddr),
 }
 
 /// Why a text is no address.
@@ -22,7 +26,7 @@ pub enum Address {
 pub enum AddressError {
     /// It has no known beginning.
     #[error(
-        "`{0}` is no address: write unix:PATH, tcp:HOST:PORT, or env for ${VARIABLE} or the default socket"
+        "`{0}` is no address: write unix:PATH, tcp:HOST:PORT, vsock:CID:PORT, or env for ${VARIABLE} or the default socket"
     )]
     Unknown(String),
     /// It ends too early.
@@ -49,6 +53,15 @@ impl FromStr for Address {
                 }
                 _ => Err(AddressError::Empty(text.into(), "host and port")),
             },
+            Some(("vsock", rest)) => {
+                let parts = rest.split_once(':').and_then(|(cid, port)| {
+                    let cid = if cid == "host" { vsock::HOST } else { cid.parse().ok()? };
+                    Some(VsockAddr { cid, port: port.parse().ok()? })
+                });
+                parts
+                    .map(Address::Vsock)
+                    .ok_or(AddressError::Empty(text.into(), "context id (or `host`) and port"))
+            }
             _ => Err(AddressError::Unknown(text.into())),
         }
     }
@@ -70,6 +83,7 @@ impl fmt::Display for Address {
         match self {
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
             Address::Tcp(at) => write!(f, "tcp:{at}"),
+            Address::Vsock(VsockAddr { cid, port }) => write!(f, "vsock:{cid}:{port}"),
         }
     }
 }
@@ -82,10 +96,13 @@ mod tests {
     fn addresses() {
         assert_eq!("unix:/run/d.sock".parse(), Ok(Address::Unix("/run/d.sock".into())));
         assert_eq!("tcp:[::1]:80".parse(), Ok(Address::Tcp("[::1]:80".into())));
-        for text in ["unix:/run/d.sock", "tcp:localhost:8000"] {
+        let host = Address::Vsock(VsockAddr { cid: 2, port: 5001 });
+        assert_eq!("vsock:host:5001".parse(), Ok(host));
+        for text in ["unix:/run/d.sock", "tcp:localhost:8000", "vsock:2:5001"] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
-        for wrong in ["", "unix:", "tcp:", "tcp:x", "tcp::80", "tcp:x:99999", "/run/d.sock", "http://x"] {
+        let wrong = ["", "unix:", "tcp:", "tcp:x", "tcp::80", "tcp:x:99999", "/run/d.sock", "http://x"];
+        for wrong in wrong.into_iter().chain(["vsock:", "vsock:2", "vsock:2:", "vsock:x:1", "vsock:-1:1"]) {
             let error = wrong.parse::<Address>().unwrap_err().to_string();
             assert!(error.contains(&format!("`{wrong}`")), "{error}");
         }

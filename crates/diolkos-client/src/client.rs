@@ -78,7 +78,7 @@ pub struct Health {
 }
 
 impl Client {
-    /// Connects to `unix:PATH`, `tcp:HOST:PORT`, or `env`: what `DIOLKOS_ENDPOINT` says, or the default socket.
+    /// Connects to `unix:PATH`, `tcp:HOST:PORT`, `vsock:CID:PORT`, or `env`: what `DIOLKOS_ENDPOINT` says, or the default socket.
     pub fn connect(address: &str) -> Result<Client, Error> {
         Client::connect_with(address, Options::default())
     }

@@ -73,5 +73,6 @@ pub use options::{Memory, Options, Waiting};
 pub use pending::{Answer, Pending, Reply, RequestOptions, Unanswered};
 pub use tensor::{AnyTensor, Element, Output, SharedTensor, Tensor};
 
+pub use diolkos_shm::vsock::VsockAddr;
 pub use diolkos_types as types;
 pub use diolkos_wire::{Class, ModelState, Timing};

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use diolkos_shm::pass;
+use diolkos_shm::{pass, vsock};
 use diolkos_wire::{HEADER_BYTES, Header, Limits, Message, PREFACE, Part, encode_frame};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -26,6 +26,7 @@ const READ_BYTES: usize = 16 << 10;
 pub(crate) enum Socket {
     Unix(UnixStream),
     Tcp(TcpStream),
+    Vsock(OwnedFd),
 }
 
 impl Socket {
@@ -37,6 +38,10 @@ impl Socket {
                 stream.set_nodelay(true)?;
                 Ok(Socket::Tcp(stream))
             }),
+            Address::Vsock(at) => {
+                let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+                vsock::connect_stream(*at, left).map(Socket::Vsock)
+            }
         };
         connected.map_err(|source| Error::Connect { address: address.to_string(), source: Arc::new(source) })
     }
@@ -51,6 +56,9 @@ impl Socket {
         let _ = match self {
             Socket::Unix(stream) => stream.shutdown(Shutdown::Both),
             Socket::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            Socket::Vsock(socket) => {
+                rustix::net::shutdown(socket, rustix::net::Shutdown::Both).map_err(Into::into)
+            }
         };
     }
 
@@ -63,6 +71,7 @@ impl Socket {
         match self {
             Socket::Unix(stream) => (&mut &*stream).read(buffer),
             Socket::Tcp(stream) => (&mut &*stream).read(buffer),
+            Socket::Vsock(socket) => Ok(rustix::io::read(socket, buffer)?),
         }
     }
 }
@@ -72,6 +81,7 @@ impl AsFd for Socket {
         match self {
             Socket::Unix(stream) => stream.as_fd(),
             Socket::Tcp(stream) => stream.as_fd(),
+            Socket::Vsock(socket) => socket.as_fd(),
         }
     }
 }
@@ -208,7 +218,7 @@ impl Stream {
         let length = loop {
             let read = match &self.socket {
                 Socket::Unix(stream) => pass::receive(stream, room, &mut receiving.descriptors),
-                Socket::Tcp(_) => self.socket.read(room),
+                Socket::Tcp(_) | Socket::Vsock(_) => self.socket.read(room),
             };
             match read {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -10,6 +10,7 @@
 //! | [`arena`] | a client's own region, parcelled out to tensors |
 //! | [`bell`] | how the consumer of a ring waits and is woken |
 //! | [`pass`] | descriptors over a unix socket |
+//! | [`vsock`] | a connection from a virtual machine to its host |
 //! | [`spin`] | how long it looks before it sleeps |
 //! | [`fuzz`] | a peer that lies |
 //!
@@ -48,3 +49,6 @@ pub mod ring;
 #[allow(unsafe_code)]
 pub mod segment;
 pub mod spin;
+#[cfg(feature = "std")]
+#[allow(unsafe_code)]
+pub mod vsock;
