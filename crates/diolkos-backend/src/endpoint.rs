@@ -168,7 +168,7 @@ pub trait Cancel: Send + Sync {
 ///
 /// Contract for implementors:
 ///
-/// * `submit` does not wait for the request to run, and every request is answered exactly once, however it ends: with
+/// * `submit` does not wait for the request to run (a client may have to connect again first), and every request is answered exactly once, however it ends: with
 ///   what it gave, or with a [`Status`] that says what was wrong.
 /// * A handle means something only at the endpoint that gave it, until it is closed.
 /// * The other calls may wait, for a model to be loaded for instance.

@@ -146,6 +146,7 @@ impl<A> Board<A> {
         source: &impl Source<A>,
     ) -> Result<Option<A>, Error> {
         let mut state = self.lock();
+        let mut looked = false;
         loop {
             if let Some(Entry::Arrived(_)) = state.entries.get(&id) {
                 let Some(Entry::Arrived(answer)) = state.entries.remove(&id) else {
@@ -156,9 +157,12 @@ impl<A> Board<A> {
             if let Some(ended) = &state.ended {
                 return Err(ended.clone());
             }
-            if until.is_some_and(|until| until <= Instant::now()) {
+            // Even who can't wait at all looks once.
+            let late = until.is_some_and(|until| until <= Instant::now());
+            if late && (looked || state.receiving) {
                 return Ok(None);
             }
+            looked = true;
             let mut mine = None;
             state = if state.receiving {
                 self.sleep(state, until)
@@ -191,13 +195,14 @@ impl<A> Board<A> {
 
     /// Receives until the end.
     pub(crate) fn serve(&self, source: &impl Source<A>) {
-        while self.pass_one(source).is_ok() {}
+        while self.pass_one(None, source).is_ok() {}
     }
 
-    /// Takes in one answer, whoever it is for, or waits until somebody else has.
-    pub(crate) fn pass_one(&self, source: &impl Source<A>) -> Result<(), Error> {
+    /// Takes in one answer, whoever it is for, or waits until somebody else has, or until then.
+    pub(crate) fn pass_one(&self, until: Option<Instant>, source: &impl Source<A>) -> Result<(), Error> {
         let state = self.lock();
-        let state = if state.receiving { self.sleep(state, None) } else { self.receive(state, None, source) };
+        let state =
+            if state.receiving { self.sleep(state, until) } else { self.receive(state, until, source) };
         state.ended.clone().map_or(Ok(()), Err)
     }
 

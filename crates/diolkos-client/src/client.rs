@@ -119,6 +119,12 @@ impl Client {
         self.core.current().is_none_or(|connection| connection.ended().is_some() || connection.is_full())
     }
 
+    /// Whether as many requests are under way as may be. While there is no connection there are none.
+    #[cfg(feature = "local")]
+    pub(crate) fn is_full(&self) -> bool {
+        self.core.current().is_some_and(|connection| connection.ended().is_none() && connection.is_full())
+    }
+
     /// Whether tensors lie in memory that the daemon shares.
     #[must_use]
     pub fn shares_memory(&self) -> bool {

@@ -51,7 +51,7 @@ impl RemoteEndpoint {
         let Request { handle, params, inputs, outputs, class, deadline } = request;
         let model = self.table().models.get(&handle).cloned();
         let model = model.ok_or_else(|| Status::new(Code::NotFound, "the handle is not open"))?;
-        if self.client.would_wait() {
+        if self.client.is_full() {
             let retry = std::time::Duration::from_millis(10);
             return Err(Status::busy("as many requests are under way as the channel has room for", retry));
         }

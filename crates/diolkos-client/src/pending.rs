@@ -71,11 +71,20 @@ pub struct Pending {
     under_way: Option<UnderWay>,
 }
 
+/// Dropping it cancels the request.
 struct UnderWay {
     connection: Arc<Connection>,
     opened: Arc<Opened>,
     sent: Sent,
-    asked: Asked,
+    /// `None` once it was answered, or will never be.
+    asked: Option<Asked>,
+}
+
+impl UnderWay {
+    /// It is under way no more.
+    fn end(&mut self) -> Asked {
+        self.asked.take().expect("it ends once")
+    }
 }
 
 impl Pending {
@@ -120,12 +129,12 @@ impl Pending {
                 }
                 Ok(None) => return Ok(None),
                 Err(error) => {
-                    let mut under_way = self.under_way.take().expect("it was just looked at");
-                    under_way.asked.give_up_room();
-                    if under_way.asked.options.once || !matches!(error, Error::Lost { .. }) {
-                        return Err(under_way.asked.unanswered(error));
+                    let mut asked = self.under_way.take().expect("it was just looked at").end();
+                    asked.give_up_room();
+                    if asked.options.once || !matches!(error, Error::Lost { .. }) {
+                        return Err(asked.unanswered(error));
                     }
-                    self.under_way = Some(send_surely(&self.core, under_way.asked)?);
+                    self.under_way = Some(send_surely(&self.core, asked)?);
                 }
             }
         }
@@ -179,18 +188,19 @@ impl Future for Answer {
             };
             let answered = std::task::ready!(under_way.connection.poll(under_way.sent, context));
             let mut under_way = self.pending.under_way.take().expect("it was just looked at");
-            if answered.is_err() {
-                under_way.asked.give_up_room();
-            }
             let asked = match answered {
                 Ok(answered) => match under_way.finish(answered)? {
                     Finished::Reply(reply) => return Poll::Ready(Ok(*reply)),
                     Finished::Again(asked) => *asked,
                 },
-                Err(error) if under_way.asked.options.once || !matches!(error, Error::Lost { .. }) => {
-                    return Poll::Ready(Err(error));
+                Err(error) => {
+                    let mut asked = under_way.end();
+                    asked.give_up_room();
+                    if asked.options.once || !matches!(error, Error::Lost { .. }) {
+                        return Poll::Ready(Err(error));
+                    }
+                    asked
                 }
-                Err(_) => under_way.asked,
             };
             self.again = Some(send_again(self.pending.core.clone(), asked));
         }
@@ -233,10 +243,10 @@ impl Keep for Used {
     }
 }
 
-impl Drop for Pending {
+impl Drop for UnderWay {
     fn drop(&mut self) {
-        if let Some(UnderWay { connection, sent, asked, .. }) = self.under_way.take() {
-            connection.cancel(sent, Box::new(Used { _inputs: asked.inputs, room: asked.room }));
+        if let Some(asked) = self.asked.take() {
+            self.connection.cancel(self.sent, Box::new(Used { _inputs: asked.inputs, room: asked.room }));
         }
     }
 }
@@ -255,7 +265,7 @@ fn send_surely(core: &Arc<Core>, asked: Asked) -> Result<UnderWay, Unanswered> {
         let opened = mine.model.opened_on(connection)?;
         let sent = send(core, connection, &opened, mine)?;
         let asked = asked.take().expect("it was just looked at");
-        Ok(UnderWay { connection: connection.clone(), opened, sent, asked })
+        Ok(UnderWay { connection: connection.clone(), opened, sent, asked: Some(asked) })
     });
     sent.map_err(|error| asked.expect("it was not sent").unanswered(error))
 }
@@ -283,8 +293,9 @@ enum Finished {
 }
 
 impl UnderWay {
-    fn finish(self, answered: Answered) -> Result<Finished, Unanswered> {
-        let UnderWay { connection, opened, mut asked, .. } = self;
+    fn finish(mut self, answered: Answered) -> Result<Finished, Unanswered> {
+        let mut asked = self.end();
+        let (connection, opened) = (&self.connection, &self.opened);
         let Answered { message, payload } = answered;
         match message {
             Message::Inferred(inferred) => match reply(&opened.signature, inferred, &mut asked, payload) {

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Once};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use diolkos_shm::arena::Arena;
 use diolkos_wire::{Bell, Features, Hello, Limits, Message, OpenChannel, RegisterRegion, Token, VERSION};
@@ -21,6 +21,9 @@ use crate::stream::{Answer, Socket, Stream};
 
 /// A message slot: room for an `Infer` of some seventy tensors. Longer ones go over the stream.
 const SLOT_BYTES: u32 = 4096;
+
+/// Who waits for a free slot looks again after so long.
+const SLOT_WAIT: Duration = Duration::from_millis(10);
 
 /// One connection.
 pub(crate) struct Remote {
@@ -258,7 +261,9 @@ impl Remote {
             if let Some(ended) = self.ring_answers.ended() {
                 return Err(ended);
             }
-            self.ring_answers.pass_one(&**ring).inspect_err(|error| self.end(error))?;
+            // Another thread may take in the last answer in this very moment; then none comes, and a slot is free.
+            let until = Some(Instant::now() + SLOT_WAIT);
+            self.ring_answers.pass_one(until, &**ring).inspect_err(|error| self.end(error))?;
         }
     }
 

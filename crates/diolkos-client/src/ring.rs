@@ -5,6 +5,7 @@
 //! slots. Its body goes there if it does not fit into the entry, and so does that of the answer. While all slots are
 //! taken, a sender waits for answers.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,6 +30,8 @@ pub(crate) struct Ring {
     leaving: Arc<AtomicBool>,
     memory: Arc<Mapping>,
     slots: SlotsPlace,
+    /// Entries of the ring of requests.
+    entries: u32,
     sending: Mutex<Sending>,
     receiving: Mutex<Receiver<Arc<Mapping>>>,
 }
@@ -38,6 +41,9 @@ struct Sending {
     bell: Bell,
     free: Vec<u32>,
     rounds: u64,
+    /// Entries that were ever put in, and which of them are cancellations that the daemon did not take out yet.
+    put: u32,
+    cancels: VecDeque<u32>,
     /// Kept for its room.
     body: Vec<u8>,
 }
@@ -87,7 +93,16 @@ impl Ring {
             leaving,
             memory,
             slots: opened.slots,
-            sending: Mutex::new(Sending { ring, bell: requests, free, rounds: 0, body: Vec::new() }),
+            entries: opened.submissions.entries,
+            sending: Mutex::new(Sending {
+                ring,
+                bell: requests,
+                free,
+                rounds: 0,
+                put: 0,
+                cancels: VecDeque::new(),
+                body: Vec::new(),
+            }),
             receiving: Mutex::new(Receiver::new(answers, replies, waiting.spin()).watch(socket)),
         })
     }
@@ -148,22 +163,30 @@ impl Ring {
         self.push(&mut sending, &entry).map(|()| true)
     }
 
-    /// Says that nobody waits for a request any more. Not if that took the place of a request which can still be sent, one
-    /// for each free slot; then the answer comes in its time.
+    /// Says that nobody waits for a request any more. Of the requests that the daemon did not take out yet there is at most one
+    /// for each slot, so what the ring has beyond that is for cancellations. If that is full as well, the answer comes in its time.
     pub(crate) fn cancel(&self, id: u64) -> Result<(), Error> {
         let body = EntryBody::Inline(InlineBody::new(&[]).expect("nothing fits into an entry"));
         let entry = RingEntry { kind: Message::Cancel.kind().number(), part: Part::Last, id, body };
         let mut sending = self.sending();
         let room = sending.ring.room().map_err(|corrupt| Error::lost(corrupt.to_string()))?;
-        if room as usize <= sending.free.len() {
+        let (put, in_ring) = (sending.put, self.entries - room);
+        while sending.cancels.front().is_some_and(|&place| put.wrapping_sub(place) > in_ring) {
+            sending.cancels.pop_front();
+        }
+        if sending.cancels.len() >= self.entries.saturating_sub(self.slots.count) as usize {
             return Ok(());
         }
+        sending.cancels.push_back(put);
         self.push(&mut sending, &entry)
     }
 
     fn push(&self, sending: &mut Sending, entry: &RingEntry) -> Result<(), Error> {
         match sending.ring.push(&entry.encode()) {
-            Ok(()) => sending.ring_bell(),
+            Ok(()) => {
+                sending.put = sending.put.wrapping_add(1);
+                sending.ring_bell()
+            }
             // A slot is free only if its last request was taken out of the ring, and `cancel` leaves a place for each.
             Err(PushError::Full) => {
                 Err(Error::lost("the daemon answered what it never took out of the ring"))

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use diolkos_shm::{pass, vsock};
+use diolkos_shm::{connect, pass, vsock};
 use diolkos_wire::{HEADER_BYTES, Header, Limits, Message, PREFACE, Part, encode_frame};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -31,17 +31,17 @@ pub(crate) enum Socket {
 
 impl Socket {
     pub(crate) fn connect(address: &Address, until: Option<Instant>) -> Result<Socket, Error> {
+        let left = || until.map(|until| until.saturating_duration_since(Instant::now()));
         let connected = match address {
-            Address::Unix(path) => UnixStream::connect(path).map(Socket::Unix),
+            Address::Unix(path) => {
+                connect::unix(path, left()).map(|socket| Socket::Unix(UnixStream::from(socket)))
+            }
             Address::Tcp(at) => connect_tcp(at, until).and_then(|stream| {
                 // Messages are written whole, and nothing is gained by waiting for more.
                 stream.set_nodelay(true)?;
                 Ok(Socket::Tcp(stream))
             }),
-            Address::Vsock(at) => {
-                let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-                vsock::connect_stream(*at, left).map(Socket::Vsock)
-            }
+            Address::Vsock(at) => vsock::connect_stream(*at, left()).map(Socket::Vsock),
         };
         connected.map_err(|source| Error::Connect { address: address.to_string(), source: Arc::new(source) })
     }

@@ -182,6 +182,9 @@ impl Shared {
         arrived: Option<Job>,
         on: Thread,
     ) -> Option<Job> {
+        // What was read before the lock is good enough, unless a deadline may have passed since.
+        let late = matches!(event, Event::Arrive(Arrival { deadline: Some(_), .. }));
+        let now = if late || state.scheduler.has_deadlines() { Instant::now() } else { now };
         let after = state.step(self.at(now), event, arrived);
         // Under the lock, so that of two alarms the one that was decided last is the one that is set. The
         // timer's own lock is a leaf.

@@ -186,7 +186,15 @@ impl<S: Segment<Word = AtomicU32>> Receiver<S> {
 
     /// The next entry if there is one.
     pub fn try_next(&mut self) -> Result<Option<Entry>, Corrupt> {
+        self.learn();
         self.consumer.pop()
+    }
+
+    /// Learns from the last wait, about which nothing more will be told.
+    fn learn(&mut self) {
+        if let Some(waited) = self.waited.take() {
+            self.spin.learn(waited);
+        }
     }
 
     /// Tells how long what was received last had been worked on, where its sender says so. Without it, waits seem longer
@@ -200,11 +208,9 @@ impl<S: Segment<Word = AtomicU32>> Receiver<S> {
 
     /// The next entry, or `None` when `until` has passed without one.
     pub fn next_before(&mut self, until: Option<Instant>) -> Result<Option<Entry>, WaitError> {
+        self.learn();
         if let Some(entry) = self.consumer.pop()? {
             return Ok(Some(entry));
-        }
-        if let Some(waited) = self.waited.take() {
-            self.spin.learn(waited);
         }
         if let Bell::Polled = self.bell {
             return self.poll_before(until);
@@ -218,7 +224,7 @@ impl<S: Segment<Word = AtomicU32>> Receiver<S> {
         }
         let napping = found.is_some();
         if found.is_none() && !look.is_zero() {
-            (found, busy) = self.look(look)?;
+            (found, busy) = self.look(left().map_or(look, |left| left.min(look)))?;
         }
         while found.is_none() {
             let left = left();
@@ -227,7 +233,10 @@ impl<S: Segment<Word = AtomicU32>> Receiver<S> {
             }
             found = self.sleep_once(left)?;
         }
-        self.waited = Some(Waited { total: began.elapsed(), busy, napping });
+        // How long it takes is not known before it has come.
+        if found.is_some() {
+            self.waited = Some(Waited { total: began.elapsed(), busy, napping });
+        }
         Ok(found)
     }
 

@@ -10,6 +10,7 @@
 //! | [`arena`] | a client's own region, parcelled out to tensors |
 //! | [`bell`] | how the consumer of a ring waits and is woken |
 //! | [`pass`] | descriptors over a unix socket |
+//! | [`connect`] | connecting, for so long and no longer |
 //! | [`vsock`] | a connection from a virtual machine to its host |
 //! | [`spin`] | how long it looks before it sleeps |
 //! | [`fuzz`] | a peer that lies |
@@ -35,6 +36,8 @@ extern crate std;
 pub mod arena;
 #[cfg(feature = "std")]
 pub mod bell;
+#[cfg(feature = "std")]
+pub mod connect;
 pub mod fuzz;
 #[allow(unsafe_code)]
 pub mod heap;

@@ -112,7 +112,7 @@ impl Spin {
         if look <= self.max && nap >= NAP_MIN && self.mean <= NAP_MAX {
             return Plan { nap, look };
         }
-        self.blind += 1;
+        self.blind = self.blind.wrapping_add(1);
         if self.blind.is_multiple_of(PROBE) { look_at_once } else { Plan::default() }
     }
 

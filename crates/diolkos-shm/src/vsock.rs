@@ -7,9 +7,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use rustix::net::AddressFamily;
 use rustix::net::addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque};
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
+
+use crate::connect;
 
 /// The host, as every virtual machine knows it (`VMADDR_CID_HOST`).
 pub const HOST: u32 = 2;
@@ -52,13 +53,7 @@ unsafe impl SocketAddrArg for VsockAddr {
 
 /// Connects, within `limit` if there is one.
 pub fn connect_stream(to: VsockAddr, limit: Option<Duration>) -> io::Result<OwnedFd> {
-    let socket = socket_with(AddressFamily::VSOCK, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    // The time that sending may take is also that of connecting.
-    let limit = limit.map(|limit| limit.max(Duration::from_millis(1)));
-    set_socket_timeout(&socket, Timeout::Send, limit)?;
-    connect(&socket, &to)?;
-    set_socket_timeout(&socket, Timeout::Send, None)?;
-    Ok(socket)
+    connect::within(AddressFamily::VSOCK, &to, limit)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used)] // A test may panic.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
@@ -71,6 +72,7 @@ struct Scene {
     lied: AtomicBool,
     stop: AtomicBool,
     over: AtomicBool,
+    failed: AtomicBool,
     operations: AtomicU64,
     corrupt: AtomicU64,
 }
@@ -83,7 +85,10 @@ impl Scene {
             if self.over.load(Ordering::Acquire) {
                 return;
             }
-            round(self);
+            // The others wait at the barrier, so a failure is told after it.
+            if catch_unwind(AssertUnwindSafe(|| round(self))).is_err() {
+                self.failed.store(true, Ordering::Release);
+            }
             self.end.wait();
         }
     }
@@ -203,6 +208,7 @@ fn a_hostile_thread_while_both_ends_run() {
         lied: AtomicBool::new(false),
         stop: AtomicBool::new(false),
         over: AtomicBool::new(false),
+        failed: AtomicBool::new(false),
         operations: AtomicU64::new(0),
         corrupt: AtomicU64::new(0),
     };
@@ -211,7 +217,9 @@ fn a_hostile_thread_while_both_ends_run() {
         scope.spawn(|| scene.play(Scene::push));
         scope.spawn(|| scene.play(Scene::pop));
         let mut random = Random(2);
-        while scene.operations.load(Ordering::Relaxed) < operations {
+        let mut whole = true;
+        let failed = || scene.failed.load(Ordering::Acquire);
+        while whole && !failed() && scene.operations.load(Ordering::Relaxed) < operations {
             scene.reset();
             scene.start.wait();
             // In most rounds some work is done before anybody lies, and some after it.
@@ -228,11 +236,13 @@ fn a_hostile_thread_while_both_ends_run() {
             }
             scene.stop.store(true, Ordering::SeqCst);
             scene.end.wait();
-            assert!(scene.margins_are_whole(), "memory outside of the ring was written");
+            whole = scene.margins_are_whole();
             rounds += 1;
         }
         scene.over.store(true, Ordering::Release);
         scene.start.wait();
+        assert!(whole, "memory outside of the ring was written");
+        assert!(!failed(), "an end of the ring failed, see above");
     });
     println!(
         "{} operations in {rounds} rings; {} ends found theirs corrupt",

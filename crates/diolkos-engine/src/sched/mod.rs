@@ -151,6 +151,12 @@ impl Scheduler {
         self.running
     }
 
+    /// Whether some job that waits has a deadline.
+    #[must_use]
+    pub fn has_deadlines(&self) -> bool {
+        !self.deadlines.is_empty()
+    }
+
     /// Takes in what happened and appends what to do about it to `actions`.
     pub fn step(&mut self, now: Nanos, event: Event, actions: &mut Vec<Action>) {
         match event {

@@ -18,7 +18,7 @@
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -102,6 +102,8 @@ impl Lane {
         }
         drop(answers);
         self.draining.store(true, Ordering::Release);
+        // Whoever called this looks next at what is in flight; see `answer`.
+        fence(Ordering::SeqCst);
     }
 
     /// The connection has ended: nothing is written into its regions any more.
@@ -129,6 +131,8 @@ impl Lane {
             let mut flights = self.flights();
             flights[slot as usize] = None;
             let before = self.in_flight.fetch_sub(1, Ordering::AcqRel);
+            // With the one in `drain`: whichever comes second sees what the other wrote.
+            fence(Ordering::SeqCst);
             before == 1 && self.draining.load(Ordering::Acquire)
         };
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -420,12 +424,13 @@ fn nowhere(
     }
 }
 
-/// How a segment is laid out: rings first, then slots, one for each entry.
+/// How a segment is laid out: rings first, then slots, one for each entry. The ring of requests has twice as many entries, so
+/// that each request can be cancelled as well.
 pub(super) fn lay_out(entries: u32, slot_bytes: u32, replies: diolkos_wire::Bell) -> ChannelOpened {
     use diolkos_wire::layout::{RING_ALIGN, SLOT_ALIGN};
-    let ring = |offset: u64| diolkos_wire::RingPlace { offset, entries };
-    let submissions = ring(0);
-    let completions = ring(submissions.bytes().next_multiple_of(RING_ALIGN));
+    let submissions = diolkos_wire::RingPlace { offset: 0, entries: 2 * entries };
+    let offset = submissions.bytes().next_multiple_of(RING_ALIGN);
+    let completions = diolkos_wire::RingPlace { offset, entries };
     let slots = SlotsPlace {
         offset: (completions.offset + completions.bytes()).next_multiple_of(SLOT_ALIGN),
         count: entries,

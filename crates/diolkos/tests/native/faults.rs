@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What goes wrong, and harms nobody else.
 
+use std::future::IntoFuture as _;
 use std::time::Duration;
 
 use diolkos_client::types::Code;
@@ -130,8 +131,9 @@ fn a_daemon_that_says_nothing_is_given_up_in_time() {
 
 #[test]
 fn cancellations_leave_room_for_requests() {
-    let fixture = Fixture::start("");
-    let options = Options { in_flight: 8, ..Options::default() };
+    let fixture = Fixture::start("[engine]\nslots = 1");
+    // A connection that is lost is an error here, and not made again.
+    let options = Options { in_flight: 8, reconnect: Duration::ZERO, ..Options::default() };
     let client = Client::connect_with(&fixture.unix(), options).unwrap();
     let gate = client.open("gate").unwrap();
     let ask = || {
@@ -139,15 +141,65 @@ fn cancellations_leave_room_for_requests() {
         data.fill(1);
         gate.submit([("data", data)]).unwrap()
     };
-    // More requests are cancelled than the ring has entries, while the daemon is busy with them.
-    for _ in 0..50 {
-        let pending: Vec<_> = (0..8).map(|_| ask()).collect();
-        drop(pending);
+    let rounds = 50;
+    for round in 0..rounds {
+        let held = ask();
+        fixture.gate.wait_for_arrivals(2 * round + 1);
+        // These wait for the slot. As many are cancelled as the ring has entries for requests.
+        for _ in 0..3 {
+            let pending: Vec<_> = (0..7).map(|_| ask()).collect();
+            drop(pending);
+        }
+        // One that is held, three times seven, and below one more.
+        eventually("all have come, and those that wait are cancelled", || {
+            let device = &fixture.engine().devices()[0];
+            device.arrived == 23 * round + 22 && device.waiting == 0
+        });
         fixture.gate.open();
+        held.wait().unwrap();
         ask().wait().unwrap();
-        // One that the gate still held would keep its slot while it is closed.
-        eventually("all have ended", || fixture.engine().jobs() == 0);
         fixture.gate.close();
     }
+    let stats = client.stats(Some("gate")).unwrap();
+    assert_eq!(stats[0].executions, 2 * rounds, "what was cancelled while it waited never ran");
+    fixture.gate.open();
+}
+
+#[test]
+fn an_async_request_that_is_dropped_is_cancelled() {
+    let fixture = Fixture::start("[engine]\nslots = 1");
+    let client = fixture.client();
+    let gate = client.open("gate").unwrap();
+    let ask = || {
+        let mut data = client.tensor::<u8>(&[4]).unwrap();
+        data.fill(1);
+        gate.submit([("data", data)]).unwrap()
+    };
+    let held = ask();
+    fixture.gate.wait_for_arrivals(1);
+    let mut waits = Box::pin(ask().into_future());
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(waits.as_mut().poll(&mut context).is_pending());
+    eventually("it waits", || fixture.engine().devices()[0].waiting == 1);
+    drop(waits);
+    eventually("it is cancelled", || fixture.engine().devices()[0].waiting == 0);
+    fixture.gate.open();
+    held.wait().unwrap();
+}
+
+#[test]
+fn a_daemon_ends_although_an_operation_does_not() {
+    let mut fixture = Fixture::start("[engine]\nslots = 1\n[shutdown]\ndrain_timeout = \"50ms\"");
+    let client =
+        Client::connect_with(&fixture.unix(), Options { reconnect: Duration::ZERO, ..Options::default() });
+    let client = client.unwrap();
+    let gate = client.open("gate").unwrap();
+    let mut data = client.tensor::<u8>(&[4]).unwrap();
+    data.fill(1);
+    let pending = gate.submit([("data", data)]).unwrap();
+    fixture.gate.wait_for_arrivals(1);
+    assert_eq!(fixture.engine().devices()[0].ran_here, 1, "a poll thread runs it");
+    fixture.stop_without_opening();
+    assert!(pending.wait().is_err());
     fixture.gate.open();
 }

@@ -62,6 +62,13 @@ impl Fixture {
         Fixture::start_in(self._dir.clone(), "")
     }
 
+    /// Stops the daemon while the gate holds whoever is there.
+    pub(crate) fn stop_without_opening(&mut self) {
+        if let Some(daemon) = self.daemon.take() {
+            self.runtime.block_on(daemon.shutdown());
+        }
+    }
+
     pub(crate) fn stop(&mut self) {
         if let Some(daemon) = self.daemon.take() {
             self.gate.open();

@@ -18,7 +18,8 @@
 //! a second one, `sentries`, that watches the first. It is armed while nobody leads, for one event: so a bell
 //! that rings then wakes one sentry, and a bell that rings for a leader wakes no one else.
 //!
-//! There is one thread more than jobs can run at once, so a sentry is left whatever runs.
+//! There is one thread more than jobs can run at once. A job's slot is free before its answer was handed over, so that alone does
+//! not keep a sentry in reserve: a leader that is the last one left takes short jobs only ([`Crew::can_be_left`]).
 
 mod crew;
 mod inbox;
@@ -79,7 +80,8 @@ pub(super) trait Channel: Send {
     fn give_up(&self, why: &io::Error);
 }
 
-/// The poll threads. Dropping it ends them and drops their channels.
+/// The poll threads. Dropping it drops their channels and ends the threads, but for those that run a job: they end after
+/// it, and nobody waits for them.
 pub(super) struct Poller {
     crew: Arc<Crew>,
     threads: Vec<JoinHandle<()>>,
@@ -89,17 +91,22 @@ impl Poller {
     /// Starts the threads: one that leads, and one for each of the jobs that can run at once. `spin` says how long
     /// they look before they sleep.
     pub(super) fn start(spin: Spin, jobs: usize) -> io::Result<Poller> {
-        let crew = Arc::new(Crew::new()?);
+        let crew = Arc::new(Crew::new(jobs + 1)?);
         let mut leads = Some(Box::new(Turns::new(spin)));
-        let mut poller = Poller { crew: crew.clone(), threads: Vec::new() };
+        let mut threads = Vec::new();
         for index in 0..=jobs {
-            let (crew, leads) = (crew.clone(), leads.take());
+            let (shared, leads) = (crew.clone(), leads.take());
             let name = format!("dk-poll-{index}");
-            // A failure drops `poller`, which ends those that started.
-            let thread = std::thread::Builder::new().name(name).spawn(move || crew::serve(&crew, leads))?;
-            poller.threads.push(thread);
+            let thread = std::thread::Builder::new().name(name).spawn(move || crew::serve(&shared, leads));
+            match thread {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    crew.inbox.send(Command::Stop);
+                    return Err(error);
+                }
+            }
         }
-        Ok(poller)
+        Ok(Poller { crew, threads })
     }
 
     /// Serves a channel from now on, under a number that no other has.
@@ -116,7 +123,8 @@ impl Poller {
 impl Drop for Poller {
     fn drop(&mut self) {
         self.crew.inbox.send(Command::Stop);
-        for thread in self.threads.drain(..) {
+        self.crew.wait_for_the_end();
+        for thread in self.threads.drain(..).filter(JoinHandle::is_finished) {
             if thread.join().is_err() {
                 tracing::error!("a poll thread panicked");
             }

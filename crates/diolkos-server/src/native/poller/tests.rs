@@ -20,6 +20,7 @@ struct Fake {
     consumer: Consumer<Arc<HeapSegment>>,
     bell: OwnedFd,
     taken: mpsc::Sender<u8>,
+    panics_asleep: bool,
 }
 
 impl Channel for Fake {
@@ -39,6 +40,7 @@ impl Channel for Fake {
     }
 
     fn may_sleep(&mut self) -> Result<bool, Broken> {
+        assert!(!self.panics_asleep, "a defect");
         self.consumer.may_sleep().map_err(|_| Broken)
     }
 
@@ -59,7 +61,7 @@ fn channel() -> (Producer<Arc<HeapSegment>>, Bell, mpsc::Receiver<u8>, Box<Fake>
     let bell = Bell::event().unwrap();
     let theirs = bell.descriptor().unwrap().try_clone_to_owned().unwrap();
     let (taken, arrives) = mpsc::channel();
-    (producer, bell, arrives, Box::new(Fake { consumer, bell: theirs, taken }))
+    (producer, bell, arrives, Box::new(Fake { consumer, bell: theirs, taken, panics_asleep: false }))
 }
 
 #[test]
@@ -263,7 +265,7 @@ fn what_is_in_the_ring_when_the_lead_is_left_waits_for_no_bell() {
 }
 
 #[test]
-fn the_end_waits_for_the_job_that_a_poll_thread_runs() {
+fn the_end_waits_for_no_job_that_a_poll_thread_runs() {
     let gated = Gated::new(1);
     let poller = Poller::start(Spin::default(), 1).unwrap();
     let (mut producer, bell, replies, jobs) = gated.channel();
@@ -271,11 +273,47 @@ fn the_end_waits_for_the_job_that_a_poll_thread_runs() {
     producer.push(&[0; ENTRY_BYTES]).unwrap();
     bell.ring(&producer).unwrap();
     gated.gate.wait_for_arrivals(1);
-    std::thread::scope(|scope| {
-        scope.spawn(|| drop(poller));
-        // The channel goes, although the job still runs.
-        gated.gate.open();
-        replies.recv().unwrap().result.unwrap();
-    });
+    drop(poller);
+    // It is answered all the same, once it ends.
+    gated.gate.open();
+    replies.recv().unwrap().result.unwrap();
     assert!(replies.recv().is_err(), "the channel was dropped");
+}
+
+#[test]
+fn the_last_one_that_is_left_takes_no_long_job() {
+    // Two jobs could run at once, and there are threads for one.
+    let gated = Gated::new(2);
+    let poller = Poller::start(Spin::default(), 1).unwrap();
+    let (mut producer, bell, replies, jobs) = gated.channel();
+    poller.add(0, jobs);
+    for _ in 0..2 {
+        producer.push(&[0; ENTRY_BYTES]).unwrap();
+        bell.ring(&producer).unwrap();
+    }
+    gated.gate.wait_for_arrivals(2);
+    assert_eq!(gated.ran_here(), 1, "the other one runs on the device's thread");
+    let (mut other, bell, arrives, fake) = channel();
+    poller.add(1, fake);
+    other.push(&[3; ENTRY_BYTES]).unwrap();
+    bell.ring(&other).unwrap();
+    assert_eq!(arrives.recv().unwrap(), 3, "somebody leads");
+    gated.gate.open();
+    for _ in 0..2 {
+        replies.recv().unwrap().result.unwrap();
+    }
+}
+
+#[test]
+fn a_panic_of_the_leader_costs_the_channels_that_there_are() {
+    let poller = Poller::start(Spin::default(), 1).unwrap();
+    let (_producer, _bell, arrives, mut fake) = channel();
+    fake.panics_asleep = true;
+    poller.add(0, fake);
+    assert!(arrives.recv().is_err(), "it was dropped");
+    let (mut producer, bell, arrives, fake) = channel();
+    poller.add(1, fake);
+    producer.push(&[5; ENTRY_BYTES]).unwrap();
+    bell.ring(&producer).unwrap();
+    assert_eq!(arrives.recv().unwrap(), 5, "somebody leads");
 }

@@ -121,7 +121,11 @@ impl Turns {
             }
             match self.rounds(crew) {
                 Round::Something => {}
-                Round::Job(here) => return Ended::Job(here),
+                Round::Job(here) => {
+                    self.now = Instant::now();
+                    self.hear_others(crew, events);
+                    return Ended::Job(here);
+                }
                 Round::Nothing => {
                     let busy = self.give_way();
                     self.put_to_sleep(crew, busy);
@@ -130,12 +134,23 @@ impl Turns {
             if self.hot.is_empty() {
                 self.hear(crew, None, events);
                 self.now = Instant::now();
-            } else if self.now.duration_since(self.bells_at) > BELLS_EVERY {
-                // Whoever is served all the time must not keep the others' bells from being heard.
-                self.hear(crew, Some(Duration::ZERO), events);
-                self.bells_at = self.now;
+            } else {
+                self.hear_others(crew, events);
             }
         }
+    }
+
+    /// Whoever is served all the time must not keep the others' bells from being heard.
+    fn hear_others(&mut self, crew: &Crew, events: &mut Vec<epoll::Event>) {
+        if self.now.saturating_duration_since(self.bells_at) > BELLS_EVERY {
+            self.hear(crew, Some(Duration::ZERO), events);
+            self.bells_at = self.now;
+        }
+    }
+
+    /// The same without any channel.
+    pub(super) fn anew(&self) -> Turns {
+        Turns::new(self.spin)
     }
 
     /// Before the lead is left: lets every channel sleep, so that its bell is heard. `false`: something has come, and
@@ -222,7 +237,7 @@ impl Turns {
     fn round(&mut self, crew: &Crew) -> Round {
         let began = self.now;
         let mut found = Round::Nothing;
-        let mut offer = Offer::Any;
+        let mut offer = if crew.can_be_left() { Offer::Any } else { Offer::Short };
         let mut index = 0;
         while let Some(&number) = self.hot.get(index) {
             let Some(served) = self.channels.get_mut(&number) else {
