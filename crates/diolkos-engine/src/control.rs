@@ -95,7 +95,12 @@ impl Waiting {
 
     fn refuse(self, status: Status) {
         match self {
-            Waiting::Request(parked) => parked.obligation.refuse(status),
+            Waiting::Request(parked) => {
+                let Parked { request, obligation, memory, .. } = *parked;
+                // Given back before the answer is out: whoever gets it finds it so.
+                drop((request, memory));
+                obligation.refuse(status);
+            }
             Waiting::Call(warmed) => warmed(Err(status)),
         }
     }

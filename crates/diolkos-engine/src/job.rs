@@ -121,7 +121,9 @@ impl Job {
     /// Answers without having run.
     pub(crate) fn refuse(self, status: Status) {
         let Inner { admitted, obligation, .. } = *self.0;
-        let stats = &admitted.version.stats;
+        let stats = admitted.version.stats.clone();
+        // Its memory is given back before the answer is out: whoever gets it finds it so.
+        drop(admitted);
         stats.pending.decrement();
         stats.failed(status.code(), obligation.submitted.elapsed());
         obligation.refuse(status);
