@@ -56,6 +56,12 @@ impl Gauge {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Adds one if there are fewer than `max`, and says whether.
+    pub fn increment_below(&self, max: u64) -> bool {
+        let next = |number: u64| (number < max).then(|| number + 1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
+    }
+
     /// Takes one away.
     pub fn decrement(&self) {
         let before = self.0.fetch_sub(1, Ordering::Relaxed);

@@ -5,14 +5,15 @@
 //! between changes nothing for it, and it holds the memory that was reserved for it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use diolkos_backend::{CancelFlag, Tensor, Work};
 use diolkos_types::{BytesElements, BytesError, DataType, Dim, Mismatch, RANK_MAX, Shape, TensorSpec};
 
+use crate::lease::Lease;
 use crate::limits;
+use crate::memory::{Memory, Refused, Reservation};
 use crate::request::{NamedTensor, Request};
-use crate::sched::Class;
+use crate::sched::{Class, Share};
 use crate::store::LoadedVersion;
 
 /// A request that passed every check.
@@ -25,6 +26,8 @@ pub(crate) struct Admitted {
     pub(crate) rows: u64,
     pub(crate) class: Class,
     pub(crate) deadline: Option<std::time::Instant>,
+    /// What its tenant may have on the device.
+    pub(crate) share: Share,
     pub(crate) memory: Reservation,
     /// Bytes to reserve on top when the job begins to run, because its need could not be told.
     pub(crate) reserve_at_start: u64,
@@ -57,12 +60,28 @@ pub(crate) enum AdmissionError {
     ElementCount { name: Box<str>, given: u64, expected: u64, shape: Box<Shape> },
     #[error("input `{name}` is no valid BYTES payload")]
     Bytes { name: Box<str>, source: BytesError },
-    #[error(
-        "the request would need about {needed} bytes and one request may use {limit} (`limits.request_memory_max`)"
-    )]
-    TooLarge { needed: u64, limit: u64 },
-    #[error("requests in flight use {used} of {limit} bytes and this one would need about {needed}")]
-    MemoryFull { needed: u64, used: u64, limit: u64 },
+    #[error("the request would need about {needed} bytes and {}", of_memory(.refused))]
+    Memory { needed: u64, refused: Refused },
+}
+
+/// The second half of a sentence. What others use is nobody's business, so only a tenant's own use is told.
+fn of_memory(refused: &Refused) -> String {
+    match refused {
+        Refused::TooLarge { limit, own: false } => {
+            format!("one request may use {limit} (`limits.request_memory_max`)")
+        }
+        Refused::TooLarge { limit, own: true } => {
+            format!("your requests may use {limit} together (`requests_memory_max` of your tenant)")
+        }
+        Refused::Full { used, limit, own: true } => {
+            format!(
+                "your requests in flight use {used} of the {limit} that they may (`requests_memory_max` of your tenant)"
+            )
+        }
+        Refused::Full { limit, own: false, .. } => format!(
+            "requests in flight use most of the {limit} that all of them may (`limits.requests_memory_max`)"
+        ),
+    }
 }
 
 /// What exactly is wrong with a shape.
@@ -76,71 +95,14 @@ pub(crate) enum ShapeDetail {
     TooLong { index: usize, given: u64, max: u64 },
 }
 
-/// Memory for requests, shared by everybody.
-#[derive(Debug)]
-pub(crate) struct Memory {
-    used: AtomicU64,
-    max: u64,
-    one_max: u64,
-}
-
-impl Memory {
-    pub(crate) fn new(max: u64, one_max: u64) -> Arc<Memory> {
-        Arc::new(Memory { used: AtomicU64::new(0), max, one_max })
-    }
-
-    pub(crate) fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn reserve(self: &Arc<Memory>, needed: u64) -> Result<Reservation, AdmissionError> {
-        let (max, limit) = (self.max, self.one_max);
-        if needed > limit {
-            return Err(AdmissionError::TooLarge { needed, limit });
-        }
-        // Relaxed: the counter guards no other memory.
-        self.used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                used.checked_add(needed).filter(|&sum| sum <= max)
-            })
-            .map_err(|used| AdmissionError::MemoryFull { needed, used, limit: max })?;
-        Ok(Reservation { memory: self.clone(), bytes: needed })
-    }
-}
-
-/// Memory set aside for one request; given back when dropped.
-#[derive(Debug)]
-pub(crate) struct Reservation {
-    memory: Arc<Memory>,
-    bytes: u64,
-}
-
-impl Reservation {
-    /// Takes `bytes` more from the same pool.
-    pub(crate) fn another(&self, bytes: u64) -> Result<Reservation, AdmissionError> {
-        self.memory.reserve(bytes)
-    }
-
-    /// Gives back all but `bytes`.
-    pub(crate) fn shrink_to(&mut self, bytes: u64) {
-        let surplus = self.bytes.saturating_sub(bytes);
-        self.bytes -= surplus;
-        self.memory.used.fetch_sub(surplus, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.memory.used.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
-/// Checks `request` against the signature of `version` and reserves its memory.
+/// Checks `request` against the signature of `version` and reserves its memory. The lease is the one that allows the
+/// operation on the device that will run it.
 pub(crate) fn admit(
     request: Request,
     version: Arc<LoadedVersion>,
     cancel: CancelFlag,
     memory: &Arc<Memory>,
+    lease: &Lease,
 ) -> Result<Admitted, AdmissionError> {
     let signature = &version.signature;
     let inputs = place_inputs(request.inputs, &signature.inputs)?;
@@ -153,9 +115,9 @@ pub(crate) fn admit(
     // waits, it would turn others away for memory that nobody uses yet.
     let (at_once, reserve_at_start) = match peak {
         Some(peak) => (peak.saturating_add(input_bytes), 0),
-        None => (input_bytes, memory.one_max.saturating_sub(input_bytes)),
+        None => (input_bytes, memory.one_max().saturating_sub(input_bytes)),
     };
-    let memory = memory.reserve(at_once)?;
+    let memory = reserve(memory, at_once)?;
     // A wrong prediction must not be a way around the limit: outputs stay within what is reserved.
     let output_bytes_max = at_once.saturating_add(reserve_at_start);
 
@@ -166,11 +128,17 @@ pub(crate) fn admit(
         work,
         output_order,
         rows,
-        class: request.class,
+        class: request.class.max(lease.class),
+        share: lease.share,
         deadline: request.deadline,
         memory,
         reserve_at_start,
     })
+}
+
+/// Sets memory aside.
+pub(crate) fn reserve(memory: &Arc<Memory>, needed: u64) -> Result<Reservation, AdmissionError> {
+    memory.reserve(needed).map_err(|refused| AdmissionError::Memory { needed, refused })
 }
 
 /// Size of the payloads together.

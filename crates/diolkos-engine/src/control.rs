@@ -12,14 +12,15 @@ use std::time::Instant;
 
 use diolkos_types::{JobId, Status};
 
-use crate::admission::Reservation;
 use crate::engine::EngineInner;
 use crate::job::{Obligation, panic_text};
 use crate::limits;
+use crate::memory::Reservation;
 use crate::request::Request;
 use crate::session::Opened;
 use crate::status;
 use crate::store::{Change, ClientFiles, LoadReport, Store, StoreError};
+use crate::tenant::Tenant;
 use crate::timer::Alarm;
 
 /// A change of the store.
@@ -75,6 +76,24 @@ pub(crate) struct Parked {
     pub(crate) obligation: Obligation,
     /// Pays for the payload while it waits.
     pub(crate) memory: Reservation,
+    /// Its tenant's.
+    pub(crate) place: ParkingPlace,
+}
+
+/// One of the places that a tenant has for requests that wait for a model; given back when dropped.
+pub(crate) struct ParkingPlace(Arc<Tenant>);
+
+impl ParkingPlace {
+    /// One of them, if the tenant has any left.
+    pub(crate) fn take(tenant: &Arc<Tenant>) -> Option<ParkingPlace> {
+        tenant.parked.increment_below(limits::TENANT_PARKED_MAX as u64).then(|| ParkingPlace(tenant.clone()))
+    }
+}
+
+impl Drop for ParkingPlace {
+    fn drop(&mut self) {
+        self.0.parked.decrement();
+    }
 }
 
 /// Who waits for a model to be loaded.
@@ -96,9 +115,9 @@ impl Waiting {
     fn refuse(self, status: Status) {
         match self {
             Waiting::Request(parked) => {
-                let Parked { request, obligation, memory, .. } = *parked;
+                let Parked { request, obligation, memory, place, .. } = *parked;
                 // Given back before the answer is out: whoever gets it finds it so.
-                drop((request, memory));
+                drop((request, memory, place));
                 obligation.refuse(status);
             }
             Waiting::Call(warmed) => warmed(Err(status)),

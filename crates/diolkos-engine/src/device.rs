@@ -18,7 +18,7 @@ use diolkos_types::{BuildSpread, JobId};
 use crate::account::saturating_ns;
 use crate::job::{Job, panic_text};
 use crate::limits;
-use crate::sched::{Action, Arrival, Event, Nanos, SchedConfig, Scheduler};
+use crate::sched::{Action, Arrival, Event, Nanos, SchedConfig, Scheduler, TenantKey};
 use crate::status;
 use crate::timer::Alarm;
 
@@ -203,7 +203,7 @@ impl Shared {
     }
 
     fn run(&self, job: Job, on: Thread) {
-        let mut slot = Slot { shared: self, job: job.id(), on, ended: None };
+        let mut slot = Slot { shared: self, job: job.id(), tenant: job.tenant().key, on, ended: None };
         let ran = job.run();
         slot.ended = Some((ran.ended, ran.service));
         // The slot is free before the answer is out, so that whoever waits for the answer finds it so.
@@ -216,6 +216,7 @@ impl Shared {
 struct Slot<'a> {
     shared: &'a Shared,
     job: JobId,
+    tenant: TenantKey,
     on: Thread,
     /// When, and after how long.
     ended: Option<(Instant, Duration)>,
@@ -226,7 +227,7 @@ impl Drop for Slot<'_> {
         let (ended, service) = self.ended.unwrap_or_else(|| (Instant::now(), Duration::ZERO));
         let mut state = self.shared.lock();
         state.busy_ns = state.busy_ns.saturating_add(saturating_ns(service));
-        let here = self.shared.step(state, ended, Event::Finish(self.job), None, self.on);
+        let here = self.shared.step(state, ended, Event::Finish(self.job, self.tenant), None, self.on);
         debug_assert!(here.is_none(), "only an arrival may run here");
     }
 }
@@ -318,12 +319,17 @@ impl Device {
             class: admitted.class,
             deadline: admitted.deadline.map(|at| self.shared.at(at)),
             run_here: short || offer == Offer::Any,
+            share: admitted.share,
         };
         let queued = job.queued();
         let mut state = self.shared.lock();
         state.arrived += 1;
         let here = self.shared.step(state, queued, Event::Arrive(arrival), Some(job), Thread::Other);
         here.map(|job| Here { shared: self.shared.clone(), job: Some(job), short })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.shared.name
     }
 
     pub(crate) fn cancel(&self, job: JobId) {

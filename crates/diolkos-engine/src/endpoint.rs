@@ -35,8 +35,8 @@ impl Engine {
 impl LocalEndpoint {
     /// Waits until an installed model that is not loaded is, or loading it has failed.
     fn warm(&self, name: &str, version: Option<u64>) {
-        let entry = self.engine.store().find(name);
-        if entry.is_some_and(|entry| matches!(entry.bind(version), Err(BindError::Cold))) {
+        let entry = self.session.find(name);
+        if entry.is_ok_and(|entry| matches!(entry.bind(version), Err(BindError::Cold))) {
             let (send, receive) = mpsc::sync_channel(1);
             self.engine.warm(name, move |result| {
                 // The receiver outlives the call, below.
@@ -72,17 +72,13 @@ impl Endpoint for LocalEndpoint {
     }
 
     fn models(&self) -> Result<Vec<ModelRow>, Status> {
-        Ok(self.engine.store().index().into_iter().map(model_row).collect())
+        Ok(self.session.index().into_iter().map(model_row).collect())
     }
 
     fn stats(&self, name: Option<&str>) -> Result<Vec<StatsRow>, Status> {
         let entries = match name {
-            None => self.engine.store().entries(),
-            Some(name) => {
-                // Opening says what is unknown, in the words that inference has for it.
-                self.session.close(self.session.open(name, None)?)?;
-                self.engine.store().find(name).into_iter().collect()
-            }
+            None => self.session.entries(),
+            Some(name) => vec![self.session.find(name)?],
         };
         Ok(entries.iter().flat_map(|entry| entry.ready()).map(|loaded| stats_row(&loaded)).collect())
     }

@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 use diolkos_backend::CancelFlag;
 use diolkos_types::{JobId, SessionId, Status, TenantId};
 
-use crate::admission::{self, Memory};
-use crate::control::{Control, ControlReply, ControlRequest, Parked};
+use crate::admission;
+use crate::control::{Control, ControlReply, ControlRequest, Parked, ParkingPlace};
 use crate::device::{Device, DeviceConfig, DeviceSnapshot, Here, Offer};
 use crate::job::{Job, Obligation};
+use crate::lease::Policy;
 use crate::limits;
+use crate::memory::Memory;
 use crate::request::Request;
 use crate::sched::TenantKey;
 use crate::session::{Opened, Session};
@@ -138,15 +140,28 @@ impl Engine {
         Ok(Engine { inner })
     }
 
-    /// Opens a session for a tenant.
+    /// Opens a session for a tenant. One that [`Engine::set_policy`] never heard of may have everything: whoever calls
+    /// this has the engine in its own process, and names whom it likes.
     pub fn open_session(&self, tenant: &TenantId) -> Result<Session, Status> {
         let inner = &self.inner;
         if inner.sessions.fetch_add(1, Ordering::Relaxed) >= limits::SESSIONS_MAX as u64 {
             inner.session_closed();
             return Err(status::too_many_sessions());
         }
+        let tenant = inner.tenant(tenant, Policy::everything);
+        let sessions_max = tenant.policy().sessions_max;
+        if !tenant.sessions.increment_below(sessions_max) {
+            inner.session_closed();
+            return Err(status::too_many_sessions_of_tenant(sessions_max));
+        }
         let id = SessionId(inner.next_session.fetch_add(1, Ordering::Relaxed));
-        Ok(Session::open_in(inner.clone(), id, inner.tenant(tenant)))
+        Ok(Session::open_in(inner.clone(), id, tenant))
+    }
+
+    /// Says what a tenant may have from now on. What it has open or in flight stays, and models that it may not use any
+    /// more are gone for it.
+    pub fn set_policy(&self, tenant: &TenantId, policy: Policy) {
+        self.inner.tenant(tenant, || policy.clone()).set_policy(policy.clone());
     }
 
     /// The model store, for looking things up. Changes go through [`Engine::control`].
@@ -256,13 +271,13 @@ impl EngineInner {
         self.sessions.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn tenant(&self, id: &TenantId) -> Arc<Tenant> {
+    fn tenant(&self, id: &TenantId, policy: impl Fn() -> Policy) -> Arc<Tenant> {
         let known = self.tenants.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
         known.unwrap_or_else(|| {
             let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
             let new = || {
                 let key = TenantKey(self.next_tenant.fetch_add(1, Ordering::Relaxed));
-                Arc::new(Tenant::new(id.clone(), key))
+                Arc::new(Tenant::new(id.clone(), key, policy(), &self.memory))
             };
             tenants.entry(id.clone()).or_insert_with(new).clone()
         })
@@ -272,7 +287,7 @@ impl EngineInner {
     pub(crate) fn submit(
         &self,
         opened: Opened,
-        request: Request,
+        mut request: Request,
         obligation: Obligation,
         offer: Offer,
     ) -> Option<Here> {
@@ -280,10 +295,18 @@ impl EngineInner {
             obligation.refuse(status::shutting_down());
             return None;
         }
+        let policy = obligation.tenant.policy();
+        if let Err(wait) = obligation.tenant.meter(&policy, obligation.submitted) {
+            obligation.refuse(status::over_rate(wait));
+            return None;
+        }
+        if let Some(limit) = policy.deadline_max.and_then(|max| obligation.submitted.checked_add(max)) {
+            request.deadline = Some(request.deadline.map_or(limit, |deadline| deadline.min(limit)));
+        }
         match opened.entry.bind(opened.version) {
             Ok(version) => {
                 let queued = obligation.submitted;
-                return self.admit(version, request, obligation, queued, offer);
+                return self.admit(&opened, version, request, obligation, queued, offer);
             }
             Err(BindError::Cold) => self.park(opened, request, obligation),
             Err(error) => obligation.refuse(status::of_bind(opened.entry.name(), &error)),
@@ -293,8 +316,12 @@ impl EngineInner {
 
     fn park(&self, opened: Opened, request: Request, obligation: Obligation) {
         let payload = admission::payload_bytes(request.inputs.iter().map(|input| &input.tensor));
-        match self.memory.reserve(payload) {
-            Ok(memory) => self.control.park(Parked { opened, request, obligation, memory }),
+        let Some(place) = ParkingPlace::take(&obligation.tenant) else {
+            obligation.refuse(status::too_many_parked(opened.entry.name()));
+            return;
+        };
+        match admission::reserve(&obligation.tenant.memory, payload) {
+            Ok(memory) => self.control.park(Parked { opened, request, obligation, memory, place }),
             Err(error) => obligation.refuse(status::of_admission(&error)),
         }
     }
@@ -302,12 +329,13 @@ impl EngineInner {
     /// Takes a request that waited for its model. Loading had its chance, so a model that is still cold is
     /// an error now: the one that loading it ended with.
     pub(crate) fn submit_parked(&self, parked: Parked, failure: Option<&Status>) {
-        let Parked { opened, request, obligation, memory } = parked;
+        let Parked { opened, request, obligation, memory, place } = parked;
         // Admission reserves anew, and more.
-        drop(memory);
+        drop((memory, place));
         match (opened.entry.bind(opened.version), failure) {
             (Ok(version), _) => {
-                let here = self.admit(version, request, obligation, Instant::now(), Offer::Nothing);
+                let now = Instant::now();
+                let here = self.admit(&opened, version, request, obligation, now, Offer::Nothing);
                 debug_assert!(here.is_none(), "nothing was offered");
             }
             (Err(BindError::Cold), Some(failure)) => obligation.refuse(failure.clone()),
@@ -317,16 +345,24 @@ impl EngineInner {
 
     fn admit(
         &self,
+        opened: &Opened,
         version: Arc<LoadedVersion>,
         request: Request,
         obligation: Obligation,
         queued: Instant,
         offer: Offer,
     ) -> Option<Here> {
-        let device = self.device_of_backend.get(version.backend).copied().unwrap_or(0);
+        let device = &self.devices[self.device_of_backend.get(version.backend).copied().unwrap_or(0)];
         let stats = version.stats.clone();
-        match admission::admit(request, version, obligation.cancel.clone(), &self.memory) {
-            Ok(admitted) => self.devices[device].submit(Job::new(admitted, obligation, queued), offer),
+        let tenant = obligation.tenant.clone();
+        let policy = tenant.policy();
+        // Asked again for each request: the handle may be older than the policy.
+        let Some(lease) = policy.lease_on(device.name()).filter(|lease| lease.allows(&opened.entry)) else {
+            obligation.refuse(status::no_such_model(opened.entry.name()));
+            return None;
+        };
+        match admission::admit(request, version, obligation.cancel.clone(), &tenant.memory, lease) {
+            Ok(admitted) => device.submit(Job::new(admitted, obligation, queued), offer),
             Err(error) => {
                 let status = status::of_admission(&error);
                 stats.failed(status.code(), obligation.submitted.elapsed());

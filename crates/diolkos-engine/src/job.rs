@@ -11,7 +11,8 @@ use bytes::Bytes;
 use diolkos_backend::{Buffer, CancelFlag, RunError, Work};
 use diolkos_types::{Code, JobId, Status};
 
-use crate::admission::{self, Admitted, Reservation};
+use crate::admission::{self, AdmissionError, Admitted};
+use crate::memory::Reservation;
 use crate::request::{Outputs, Reply, ReplySink, Timing};
 use crate::session::InFlight;
 use crate::status;
@@ -158,7 +159,8 @@ fn prepare(
     memory: &Reservation,
     reserve_at_start: u64,
 ) -> Result<Reservation, Status> {
-    let scratch = memory.another(reserve_at_start).map_err(|error| status::of_admission(&error))?;
+    let refused = |refused| AdmissionError::Memory { needed: reserve_at_start, refused };
+    let scratch = memory.another(reserve_at_start).map_err(|error| status::of_admission(&refused(error)))?;
     admission::take_text(&version.signature.inputs, work).map_err(|error| status::of_admission(&error))?;
     Ok(scratch)
 }
@@ -271,13 +273,16 @@ mod tests {
     use diolkos_types::TenantId;
 
     use super::*;
+    use crate::lease::Policy;
+    use crate::memory::Memory;
     use crate::sched::TenantKey;
 
     #[test]
     #[cfg_attr(debug_assertions, should_panic(expected = "dropped without an answer"))]
     fn dropping_an_obligation_answers_aborted_and_trips_an_assertion() {
         let (send, receive) = mpsc::channel();
-        let tenant = Arc::new(Tenant::new(TenantId::default(), TenantKey(0)));
+        let memory = Memory::new(1, 1);
+        let tenant = Arc::new(Tenant::new(TenantId::default(), TenantKey(0), Policy::everything(), &memory));
         let sink = Box::new(move |reply| send.send(reply).unwrap());
         let dropped = Obligation::new(JobId(1), tenant.clone(), CancelFlag::new(), sink, InFlight::none());
         let receive = Mutex::new(receive);

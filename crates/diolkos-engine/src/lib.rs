@@ -19,6 +19,8 @@
 //! | `session` | a tenant's handle table, and what it has in flight |
 //! | `endpoint` | engine and session as a caller in this process sees them |
 //! | `admission` | `Request` → `Admitted`: every check of tensors and memory |
+//! | `tenant`, `lease` | whom everything is charged to, and what it may have |
+//! | `rate`, `memory` | so many requests per second, so many bytes |
 //! | [`sched`] | who runs next; pure |
 //! | `device` | slots, threads and queues around one scheduler |
 //! | `job` | `Admitted` → `Job` → `Reply`: exactly one end |
@@ -37,7 +39,10 @@ mod device;
 mod endpoint;
 mod engine;
 mod job;
+mod lease;
 pub mod limits;
+mod memory;
+mod rate;
 mod request;
 pub mod sched;
 mod session;
@@ -50,7 +55,9 @@ pub use control::{ControlReply, ControlRequest};
 pub use device::{DeviceConfig, DeviceSnapshot, Here, Offer};
 pub use endpoint::LocalEndpoint;
 pub use engine::{Engine, EngineConfig, StartError};
+pub use lease::{Lease, Patterns, Policy, matches};
+pub use rate::Rate;
 pub use request::{NamedTensor, Outputs, Reply, ReplySink, Request, Timing};
-pub use sched::Class;
-pub use session::{CancelOnDrop, Session, Ticket};
+pub use sched::{Class, Share};
+pub use session::{CancelOnDrop, RegionCharge, Session, Ticket};
 pub use tenant::TenantSnapshot;

@@ -38,6 +38,9 @@ pub const CONTROL_QUEUE_MAX: usize = 256;
 /// Requests that wait for a model which is being loaded for the first of them.
 pub const PARKED_MAX: usize = 1024;
 
+/// Those of one tenant: half of them, so that no tenant can take all.
+pub const TENANT_PARKED_MAX: usize = PARKED_MAX / 2;
+
 /// Memory that all admitted requests together may need, unless the settings say otherwise.
 pub const REQUEST_MEMORY_MAX: u64 = 4 << 30;
 
@@ -51,5 +54,6 @@ pub const RUN_HERE_P99: Duration = Duration::from_micros(20);
 pub const RETRY_HINT: Duration = Duration::from_millis(50);
 
 const _: () = assert!(TENANT_QUEUE_MAX <= DEVICE_QUEUE_MAX);
+const _: () = assert!(TENANT_PARKED_MAX <= PARKED_MAX);
 const _: () = assert!(SESSION_JOBS_MAX <= TENANT_QUEUE_MAX);
 const _: () = assert!(ONE_REQUEST_MEMORY_MAX <= REQUEST_MEMORY_MAX);

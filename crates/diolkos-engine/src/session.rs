@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Instant;
 
 use diolkos_backend::CancelFlag;
 use diolkos_types::{BuildSpread, HandleId, JobId, SessionId, Status, TenantId};
@@ -18,9 +19,10 @@ use crate::device::{Here, Offer};
 use crate::engine::EngineInner;
 use crate::job::Obligation;
 use crate::limits;
+use crate::memory::Reservation;
 use crate::request::{Reply, ReplySink, Request};
 use crate::status;
-use crate::store::{LoadedVersion, ModelEntry};
+use crate::store::{IndexRow, LoadedVersion, ModelEntry};
 use crate::tenant::Tenant;
 
 /// One tenant's view of the engine. Dropping it cancels what waits and closes what is open.
@@ -71,8 +73,8 @@ impl State {
 }
 
 impl Session {
+    /// The tenant's count of sessions has this one already.
     pub(crate) fn open_in(engine: Arc<EngineInner>, id: SessionId, tenant: Arc<Tenant>) -> Session {
-        tenant.sessions.increment();
         Session { inner: Arc::new(SessionInner { id, tenant, engine, state: Mutex::default() }) }
     }
 
@@ -88,9 +90,52 @@ impl Session {
         &self.inner.tenant.id
     }
 
+    /// A model or built-in operation by name. One that no lease of the tenant allows is as unknown as one that nobody
+    /// ever heard of.
+    pub fn find(&self, name: &str) -> Result<Arc<ModelEntry>, Status> {
+        let found =
+            self.inner.engine.store.find(name).filter(|entry| self.inner.tenant.policy().shows(entry));
+        found.ok_or_else(|| status::no_such_model(name))
+    }
+
+    /// All models and operations that its tenant may use, by name.
+    #[must_use]
+    pub fn entries(&self) -> Vec<Arc<ModelEntry>> {
+        let policy = self.inner.tenant.policy();
+        let mut entries = self.inner.engine.store.entries();
+        entries.retain(|entry| policy.shows(entry));
+        entries
+    }
+
+    /// All versions of all models that its tenant may use, and what they do.
+    #[must_use]
+    pub fn index(&self) -> Vec<IndexRow> {
+        let policy = self.inner.tenant.policy();
+        self.inner.engine.store.index_where(|entry| policy.shows(entry))
+    }
+
+    /// Whether its tenant may load and unload models.
+    #[must_use]
+    pub fn may_load(&self) -> bool {
+        self.inner.tenant.policy().may_load
+    }
+
+    /// What a request would be answered now whatever it asks for, because its tenant sends too many: so that a front
+    /// need not read a large one first. It charges nothing.
+    #[must_use]
+    pub fn over_rate(&self) -> Option<Status> {
+        self.inner.tenant.over_rate(Instant::now()).map(status::over_rate)
+    }
+
+    /// Charges its tenant for a region of so many bytes, until what comes back is dropped.
+    pub fn charge_region(&self, bytes: u64) -> Result<RegionCharge, Status> {
+        let charged = self.inner.tenant.regions.reserve(bytes);
+        charged.map(|held| RegionCharge { _held: held }).map_err(status::too_many_regions_of_tenant)
+    }
+
     /// Opens a model or built-in operation by name; `version` pins one of its versions.
     pub fn open(&self, name: &str, version: Option<u64>) -> Result<HandleId, Status> {
-        let entry = self.inner.engine.store.find(name).ok_or_else(|| status::no_such_model(name))?;
+        let entry = self.find(name)?;
         if let Some(version) = version
             && !entry.versions().contains(&version)
         {
@@ -219,6 +264,12 @@ impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Session({}, tenant {})", self.inner.id.0, self.inner.tenant.id)
     }
+}
+
+/// What a tenant is charged for a region; given back when dropped.
+#[derive(Debug)]
+pub struct RegionCharge {
+    _held: Reservation,
 }
 
 /// Takes a job off its session's list when dropped.

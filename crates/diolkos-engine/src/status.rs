@@ -9,6 +9,7 @@ use diolkos_types::{Code, DataType, Status, TensorSpec};
 
 use crate::admission::AdmissionError;
 use crate::limits;
+use crate::memory::Refused;
 use crate::sched::{Action, Full};
 use crate::store::{BindError, LoadedVersion, StoreError};
 
@@ -23,8 +24,10 @@ pub(crate) fn of_admission(error: &AdmissionError) -> Status {
         _ => error.to_string(),
     };
     match error {
-        AdmissionError::MemoryFull { .. } => busy(message),
-        AdmissionError::TooLarge { .. } => Status::new(Code::TooLarge, message),
+        AdmissionError::Memory { refused: Refused::Full { .. }, .. } => busy(message),
+        AdmissionError::Memory { refused: Refused::TooLarge { .. }, .. } => {
+            Status::new(Code::TooLarge, message)
+        }
         AdmissionError::TooManyTensors { .. }
         | AdmissionError::UnknownInput { .. }
         | AdmissionError::DuplicateInput { .. }
@@ -107,6 +110,32 @@ pub(crate) fn too_many_handles() -> Status {
 
 pub(crate) fn too_many_jobs() -> Status {
     busy(format!("this session has {} requests in flight, which is the limit", limits::SESSION_JOBS_MAX))
+}
+
+pub(crate) fn over_rate(wait: Duration) -> Status {
+    Status::busy("you send more requests than the `rate` of your tenant; try again later", wait)
+}
+
+pub(crate) fn too_many_sessions_of_tenant(limit: u64) -> Status {
+    Status::busy(
+        format!("your tenant has {limit} sessions open, which is its limit (`sessions_max`)"),
+        Duration::from_secs(1),
+    )
+}
+
+pub(crate) fn too_many_regions_of_tenant(refused: Refused) -> Status {
+    match refused {
+        Refused::TooLarge { limit, .. } => Status::new(
+            Code::TooLarge,
+            format!("your regions may have {limit} bytes together (`regions_memory_max` of your tenant)"),
+        ),
+        Refused::Full { used, limit, .. } => Status::new(
+            Code::TooLarge,
+            format!(
+                "your regions have {used} of the {limit} bytes that they may (`regions_memory_max` of your tenant); close one"
+            ),
+        ),
+    }
 }
 
 pub(crate) fn too_many_sessions() -> Status {

@@ -2,11 +2,15 @@
 //! Tenants: whom everything is charged to.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use diolkos_types::{Code, TenantId};
 
 use crate::account::{Failures, Gauge, Total, saturating_ns};
+use crate::lease::Policy;
+use crate::memory::Memory;
+use crate::rate::Meter;
 use crate::sched::TenantKey;
 
 /// What one tenant has and used.
@@ -19,20 +23,69 @@ pub(crate) struct Tenant {
     pub(crate) failures: Failures,
     pub(crate) in_flight: Gauge,
     pub(crate) sessions: Gauge,
+    /// Requests that wait for a model to be loaded.
+    pub(crate) parked: Gauge,
+    /// Its part of the memory for requests.
+    pub(crate) memory: Arc<Memory>,
+    /// Bytes of the regions that it registered.
+    pub(crate) regions: Arc<Memory>,
     device_ns: AtomicU64,
+    meter: Meter,
+    /// What the meter's time counts from.
+    born: Instant,
+    /// A lock that no other tenant's requests take.
+    policy: RwLock<Arc<Policy>>,
 }
 
 impl Tenant {
-    pub(crate) fn new(id: TenantId, key: TenantKey) -> Tenant {
-        Tenant {
+    /// A tenant with a part of the memory for requests.
+    pub(crate) fn new(id: TenantId, key: TenantKey, policy: Policy, requests: &Arc<Memory>) -> Tenant {
+        let tenant = Tenant {
             id,
             key,
             requests: Total::default(),
             failures: Failures::default(),
             in_flight: Gauge::default(),
             sessions: Gauge::default(),
+            parked: Gauge::default(),
+            memory: requests.part(),
+            regions: Memory::new(u64::MAX, u64::MAX).part(),
             device_ns: AtomicU64::new(0),
-        }
+            meter: Meter::default(),
+            born: Instant::now(),
+            policy: RwLock::new(Arc::new(Policy::nothing())),
+        };
+        tenant.set_policy(policy);
+        tenant
+    }
+
+    /// What it may have now.
+    pub(crate) fn policy(&self) -> Arc<Policy> {
+        // Nothing panics while it holds the lock.
+        self.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets what it may have from now on. What it has stays until it lets go.
+    pub(crate) fn set_policy(&self, policy: Policy) {
+        self.memory.limit(policy.requests_memory_max);
+        self.regions.limit(policy.regions_memory_max);
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+    }
+
+    /// Charges one request to its rate, or says how long to wait.
+    pub(crate) fn meter(&self, policy: &Policy, now: Instant) -> Result<(), Duration> {
+        let Some(rate) = policy.rate else { return Ok(()) };
+        self.meter.admit(self.at(now), rate)
+    }
+
+    /// How long the next request would have to wait.
+    pub(crate) fn over_rate(&self, now: Instant) -> Option<Duration> {
+        let rate = self.policy().rate?;
+        self.meter.peek(self.at(now), rate)
+    }
+
+    fn at(&self, now: Instant) -> u64 {
+        saturating_ns(now.saturating_duration_since(self.born))
     }
 
     /// Charges time on a device.
@@ -51,6 +104,8 @@ impl Tenant {
                 .collect(),
             in_flight: self.in_flight.get(),
             sessions: self.sessions.get(),
+            requests_memory: self.memory.used(),
+            regions_memory: self.regions.used(),
             device_ns: self.device_ns.load(Ordering::Relaxed),
         }
     }
@@ -69,6 +124,10 @@ pub struct TenantSnapshot {
     pub in_flight: u64,
     /// Open sessions.
     pub sessions: u64,
+    /// Bytes reserved for its requests in flight.
+    pub requests_memory: u64,
+    /// Bytes of the regions that it registered.
+    pub regions_memory: u64,
     /// Device time charged, in nanoseconds.
     pub device_ns: u64,
 }

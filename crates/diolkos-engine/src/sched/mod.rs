@@ -18,8 +18,10 @@
 //! Invariants, checked by the property tests against a plainer model:
 //!
 //! * Every job that arrives gets exactly one of `Start`, `RunHere`, `Refuse`, `Expire`, `Cancelled`.
-//! * Never more jobs run than there are slots, and no slot is free while a job waits.
-//! * Between two starts of a tenant that keeps waiting, every other waiting tenant starts at most one job.
+//! * Never more jobs run than there are slots, nor more of one tenant than it may run at once; and no slot is free while
+//!   a job waits whose tenant may run another.
+//! * Between two starts of a tenant that keeps waiting and is not at its own bound, every other waiting tenant starts at
+//!   most one job.
 
 mod queue;
 #[cfg(test)]
@@ -53,6 +55,22 @@ pub struct Arrival {
     pub deadline: Option<Nanos>,
     /// The thread that brings it offers to run it.
     pub run_here: bool,
+    /// What its tenant may have here, from now on.
+    pub share: Share,
+}
+
+/// What a tenant may have on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Jobs that may run at once; at least one.
+    pub running_max: usize,
+    /// Jobs that may wait.
+    pub waiting_max: usize,
+}
+
+impl Share {
+    /// As much as the device has.
+    pub const ALL: Share = Share { running_max: usize::MAX, waiting_max: usize::MAX };
 }
 
 /// What happened.
@@ -60,8 +78,8 @@ pub struct Arrival {
 pub enum Event {
     /// A job was admitted.
     Arrive(Arrival),
-    /// A job that ran has ended.
-    Finish(JobId),
+    /// A job of this tenant that ran has ended.
+    Finish(JobId, TenantKey),
     /// Nobody wants this job any more. Ignored for a job that runs or is unknown.
     Cancel(JobId),
     /// Time passed (a `WakeAt` came due).
@@ -161,8 +179,8 @@ impl Scheduler {
     pub fn step(&mut self, now: Nanos, event: Event, actions: &mut Vec<Action>) {
         match event {
             Event::Arrive(arrival) => self.arrive(now, arrival, actions),
-            Event::Finish(_) => {
-                assert!(self.running > 0, "a job finished that never started");
+            Event::Finish(_, tenant) => {
+                self.queue.finished(tenant);
                 self.running -= 1;
             }
             Event::Cancel(job) => {
@@ -179,18 +197,24 @@ impl Scheduler {
     }
 
     fn arrive(&mut self, now: Nanos, arrival: Arrival, actions: &mut Vec<Action>) {
-        let Arrival { job, tenant, class, deadline, run_here } = arrival;
+        let Arrival { job, tenant, class, deadline, run_here, share } = arrival;
+        if self.queue.allow(tenant, share.running_max.max(1)) {
+            // The bound was just raised: those who wait go first.
+            self.expire(now, actions);
+            self.fill_slots(actions);
+        }
         if deadline.is_some_and(|deadline| deadline <= now) {
             return actions.push(Action::Expire(job));
         }
-        if self.running < self.config.slots && self.waiting.is_empty() {
+        if self.running < self.config.slots && self.queue.would_be_next(tenant) {
             self.running += 1;
+            self.queue.started(tenant);
             return actions.push(if run_here { Action::RunHere(job) } else { Action::Start(job) });
         }
         if self.waiting.len() >= self.config.queue_max {
             return actions.push(Action::Refuse(job, Full::Device));
         }
-        if self.queue.len_of(tenant) >= self.config.tenant_queue_max {
+        if self.queue.len_of(tenant) >= self.config.tenant_queue_max.min(share.waiting_max) {
             return actions.push(Action::Refuse(job, Full::Tenant));
         }
         let place = self.queue.push(tenant, class, job);

@@ -19,10 +19,14 @@ struct Plain {
 #[derive(Debug)]
 struct Model {
     config: SchedConfig,
-    running: Vec<JobId>,
+    running: Vec<(JobId, TenantKey)>,
     waiting: Vec<Plain>,
-    /// Tenants with waiting jobs, next one first.
+    /// Tenants with waiting jobs and room, next one first.
     line: Vec<TenantKey>,
+    /// Tenants that had their turn and no room.
+    blocked: Vec<TenantKey>,
+    /// Jobs that a tenant may run at once, as its last arrival said.
+    running_max: BTreeMap<TenantKey, usize>,
     arrivals: u64,
 }
 
@@ -31,7 +35,10 @@ impl Model {
         let mut actions = Vec::new();
         match event {
             Event::Arrive(arrival) => self.arrive(now, arrival, &mut actions),
-            Event::Finish(job) => self.running.retain(|&running| running != job),
+            Event::Finish(job, tenant) => {
+                self.running.retain(|&(running, _)| running != job);
+                self.unblock(tenant);
+            }
             Event::Cancel(job) => {
                 if self.forget(job) {
                     actions.push(Action::Cancelled(job));
@@ -39,6 +46,26 @@ impl Model {
             }
             Event::Tick => {}
         }
+        self.expire(now, &mut actions);
+        self.fill(&mut actions);
+        actions
+    }
+
+    fn has_room(&self, tenant: TenantKey) -> bool {
+        let running = self.running.iter().filter(|&&(_, other)| other == tenant).count();
+        running < self.running_max.get(&tenant).copied().unwrap_or(usize::MAX)
+    }
+
+    fn unblock(&mut self, tenant: TenantKey) -> bool {
+        let unblocked = self.blocked.contains(&tenant) && self.has_room(tenant);
+        if unblocked {
+            self.blocked.retain(|&other| other != tenant);
+            self.line.push(tenant);
+        }
+        unblocked
+    }
+
+    fn expire(&mut self, now: Nanos, actions: &mut Vec<Action>) {
         let mut late: Vec<(Nanos, JobId)> = self
             .waiting
             .iter()
@@ -50,31 +77,45 @@ impl Model {
             self.forget(job);
             actions.push(Action::Expire(job));
         }
+    }
+
+    fn fill(&mut self, actions: &mut Vec<Action>) {
         while self.running.len() < self.config.slots && !self.line.is_empty() {
             let tenant = self.line.remove(0);
+            if !self.has_room(tenant) {
+                self.blocked.push(tenant);
+                continue;
+            }
             let mine = self.waiting.iter().filter(|plain| plain.arrival.tenant == tenant);
             let first = mine.min_by_key(|plain| (plain.arrival.class, plain.order)).unwrap().arrival.job;
             self.waiting.retain(|plain| plain.arrival.job != first);
             if self.waiting.iter().any(|plain| plain.arrival.tenant == tenant) {
                 self.line.push(tenant);
             }
-            self.running.push(first);
+            self.running.push((first, tenant));
             actions.push(Action::Start(first));
         }
-        actions
     }
 
     fn arrive(&mut self, now: Nanos, arrival: Arrival, actions: &mut Vec<Action>) {
+        self.running_max.insert(arrival.tenant, arrival.share.running_max);
+        if self.unblock(arrival.tenant) {
+            self.expire(now, actions);
+            self.fill(actions);
+        }
         let mine = self.waiting.iter().filter(|plain| plain.arrival.tenant == arrival.tenant).count();
         if arrival.deadline.is_some_and(|deadline| deadline <= now) {
             actions.push(Action::Expire(arrival.job));
-        } else if self.running.len() < self.config.slots && self.waiting.is_empty() {
-            self.running.push(arrival.job);
+        } else if self.running.len() < self.config.slots
+            && self.line.is_empty()
+            && self.has_room(arrival.tenant)
+        {
+            self.running.push((arrival.job, arrival.tenant));
             let start = if arrival.run_here { Action::RunHere } else { Action::Start };
             actions.push(start(arrival.job));
         } else if self.waiting.len() >= self.config.queue_max {
             actions.push(Action::Refuse(arrival.job, Full::Device));
-        } else if mine >= self.config.tenant_queue_max {
+        } else if mine >= self.config.tenant_queue_max.min(arrival.share.waiting_max) {
             actions.push(Action::Refuse(arrival.job, Full::Tenant));
         } else {
             if mine == 0 {
@@ -92,6 +133,7 @@ impl Model {
         let tenant = self.waiting.remove(index).arrival.tenant;
         if !self.waiting.iter().any(|plain| plain.arrival.tenant == tenant) {
             self.line.retain(|&other| other != tenant);
+            self.blocked.retain(|&other| other != tenant);
         }
         true
     }
@@ -100,7 +142,7 @@ impl Model {
 /// What a test does next; indices choose among what is there.
 #[derive(Clone, Debug)]
 enum Move {
-    Arrive { tenant: u32, class: Class, deadline_in: Option<u64>, run_here: bool },
+    Arrive { tenant: u32, class: Class, deadline_in: Option<u64>, run_here: bool, share: Share },
     Finish { which: usize },
     Cancel { which: usize },
     Pass { time: u64 },
@@ -109,12 +151,21 @@ enum Move {
 fn moves() -> impl Strategy<Value = Move> {
     let class = prop_oneof![Just(Class::Interactive), Just(Class::Standard), Just(Class::Batch)];
     prop_oneof![
-        5 => (0u32..4, class, proptest::option::of(0u64..60), any::<bool>()).prop_map(
-            |(tenant, class, deadline_in, run_here)| Move::Arrive { tenant, class, deadline_in, run_here }
+        5 => (0u32..4, class, proptest::option::of(0u64..60), any::<bool>(), shares()).prop_map(
+            |(tenant, class, deadline_in, run_here, share)| {
+                Move::Arrive { tenant, class, deadline_in, run_here, share }
+            }
         ),
         4 => any::<usize>().prop_map(|which| Move::Finish { which }),
         1 => any::<usize>().prop_map(|which| Move::Cancel { which }),
         2 => (0u64..40).prop_map(|time| Move::Pass { time }),
+    ]
+}
+
+fn shares() -> impl Strategy<Value = Share> {
+    prop_oneof![
+        1 => Just(Share::ALL),
+        1 => (1usize..4, 0usize..6).prop_map(|(running_max, waiting_max)| Share { running_max, waiting_max }),
     ]
 }
 
@@ -134,22 +185,30 @@ proptest! {
     ) {
         let config = SchedConfig { slots, queue_max, tenant_queue_max };
         let mut scheduler = Scheduler::new(config);
-        let mut model =
-            Model { config, running: Vec::new(), waiting: Vec::new(), line: Vec::new(), arrivals: 0 };
+        let mut model = Model {
+            config,
+            running: Vec::new(),
+            waiting: Vec::new(),
+            line: Vec::new(),
+            blocked: Vec::new(),
+            running_max: BTreeMap::new(),
+            arrivals: 0,
+        };
         let mut now = 0;
         let mut arrived = 0;
         let mut ends: BTreeMap<JobId, Action> = BTreeMap::new();
         let mut alarm = None;
         for next in moves {
             let event = match next {
-                Move::Arrive { tenant, class, deadline_in, run_here } => {
+                Move::Arrive { tenant, class, deadline_in, run_here, share } => {
                     arrived += 1;
                     let deadline = deadline_in.map(|after| now + after);
                     let (job, tenant) = (JobId(arrived), TenantKey(tenant));
-                    Event::Arrive(Arrival { job, tenant, class, deadline, run_here })
+                    Event::Arrive(Arrival { job, tenant, class, deadline, run_here, share })
                 }
                 Move::Finish { which } if !model.running.is_empty() => {
-                    Event::Finish(model.running[which % model.running.len()])
+                    let (job, tenant) = model.running[which % model.running.len()];
+                    Event::Finish(job, tenant)
                 }
                 Move::Finish { .. } => continue,
                 Move::Cancel { which } => Event::Cancel(JobId(which as u64 % (arrived + 2))),
@@ -173,7 +232,11 @@ proptest! {
             }
             prop_assert_eq!(scheduler.running(), model.running.len());
             prop_assert!(scheduler.running() <= slots);
-            prop_assert!(scheduler.running() == slots || scheduler.waiting() == 0, "a slot idles");
+            let could_run = |plain: &Plain| model.has_room(plain.arrival.tenant);
+            prop_assert!(
+                scheduler.running() == slots || !model.waiting.iter().any(could_run),
+                "a slot idles"
+            );
             // Whoever waits with a deadline has an alarm set no later than it.
             let earliest = model.waiting.iter().filter_map(|plain| plain.arrival.deadline).min();
             if let Some(earliest) = earliest {
@@ -194,6 +257,7 @@ fn arrival(job: u64, tenant: u32) -> Event {
         class: Class::Standard,
         deadline: None,
         run_here: false,
+        share: Share::ALL,
     })
 }
 
@@ -208,7 +272,7 @@ fn tenants_take_turns_however_much_one_of_them_sends() {
     scheduler.step(0, arrival(101, 1), &mut actions);
     actions.clear();
     for job in [0, 1, 100, 2] {
-        scheduler.step(0, Event::Finish(JobId(job)), &mut actions);
+        scheduler.step(0, Event::Finish(JobId(job), TenantKey(u32::from(job >= 100))), &mut actions);
     }
     let started = [1, 100, 2, 101].map(|job| Action::Start(JobId(job)));
     assert_eq!(actions, started);
@@ -224,11 +288,42 @@ fn a_short_job_runs_here_only_on_an_idle_device() {
             class: Class::Standard,
             deadline: None,
             run_here: true,
+            share: Share::ALL,
         })
     };
     let mut actions = Vec::new();
     scheduler.step(0, here(1), &mut actions);
     scheduler.step(0, here(2), &mut actions);
-    scheduler.step(0, Event::Finish(JobId(1)), &mut actions);
+    scheduler.step(0, Event::Finish(JobId(1), TenantKey(0)), &mut actions);
     assert_eq!(actions, [Action::RunHere(JobId(1)), Action::Start(JobId(2))]);
+}
+
+#[test]
+fn a_tenant_at_its_bound_holds_up_nobody() {
+    let mut scheduler = Scheduler::new(SchedConfig { slots: 3, queue_max: 9, tenant_queue_max: 9 });
+    let from = |job, tenant, running_max, waiting_max| {
+        Event::Arrive(Arrival {
+            job: JobId(job),
+            tenant: TenantKey(tenant),
+            class: Class::Standard,
+            deadline: None,
+            run_here: false,
+            share: Share { running_max, waiting_max },
+        })
+    };
+    let mut actions = Vec::new();
+    for job in 1..=4 {
+        scheduler.step(0, from(job, 0, 1, 2), &mut actions);
+    }
+    assert_eq!(actions, [Action::Start(JobId(1)), Action::Refuse(JobId(4), Full::Tenant)]);
+    actions.clear();
+    scheduler.step(0, from(5, 1, 9, 9), &mut actions);
+    assert_eq!(actions, [Action::Start(JobId(5))], "others have the slots that it may not use");
+    actions.clear();
+    scheduler.step(0, Event::Finish(JobId(1), TenantKey(0)), &mut actions);
+    assert_eq!(actions, [Action::Start(JobId(2))]);
+    actions.clear();
+    // A larger share takes effect with the next arrival, and those who wait go first.
+    scheduler.step(0, from(6, 0, 2, 9), &mut actions);
+    assert_eq!(actions, [Action::Start(JobId(3))]);
 }

@@ -275,7 +275,13 @@ impl Store {
     /// All versions of all models, and what they do.
     #[must_use]
     pub fn index(&self) -> Vec<IndexRow> {
-        self.registry.all().iter().flat_map(|entry| entry.index()).collect()
+        self.index_where(|_| true)
+    }
+
+    /// [`Store::index`], of some models.
+    #[must_use]
+    pub fn index_where(&self, mut wanted: impl FnMut(&ModelEntry) -> bool) -> Vec<IndexRow> {
+        self.registry.all().iter().filter(|entry| wanted(entry)).flat_map(|entry| entry.index()).collect()
     }
 
     /// Bytes of all weights that are in memory.
