@@ -69,7 +69,7 @@ pub use client::{Client, Health, ModelInfo, ModelStats};
 pub use endpoint::RemoteEndpoint;
 pub use error::Error;
 pub use model::Model;
-pub use options::{Memory, Options, Waiting};
+pub use options::{Memory, Options, Token, Waiting};
 pub use pending::{Answer, Pending, Reply, RequestOptions, Unanswered};
 pub use tensor::{AnyTensor, Element, Output, SharedTensor, Tensor};
 

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+pub use diolkos_wire::Token;
+
 use diolkos_shm::spin::{ANSWER_LOOK_MAX, Spin};
 
 /// How a client waits for an answer in its ring.
@@ -56,6 +58,9 @@ pub struct Options {
     pub reconnect: Duration,
     /// Name of this client in the daemon's log. Default: the executable's.
     pub name: String,
+    /// Says who this is where the transport does not: over TCP. Default: what the environment variable `DIOLKOS_TOKEN`
+    /// says, if it is there.
+    pub token: Token,
 }
 
 impl Default for Options {
@@ -70,6 +75,7 @@ impl Default for Options {
             connect: Duration::from_secs(5),
             reconnect: Duration::from_secs(5),
             name: name.unwrap_or_else(|| "client".into()),
+            token: Token(std::env::var("DIOLKOS_TOKEN").unwrap_or_default().into_bytes().into()),
         }
     }
 }

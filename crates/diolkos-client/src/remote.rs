@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use diolkos_shm::arena::Arena;
-use diolkos_wire::{Bell, Features, Hello, Limits, Message, OpenChannel, RegisterRegion, Token, VERSION};
+use diolkos_wire::{Bell, Features, Hello, Limits, Message, OpenChannel, RegisterRegion, VERSION};
 
 use crate::address::Address;
 use crate::board::{Board, Kept};
@@ -106,7 +106,7 @@ impl Remote {
             version_max: VERSION,
             features,
             client: options.name[..end].into(),
-            token: Token::default(),
+            token: options.token.clone(),
         };
         match self.call_before(until, &Message::Hello(hello), &[])?.into_message()? {
             Message::Welcome(welcome) => {

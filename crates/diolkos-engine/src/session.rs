@@ -114,10 +114,17 @@ impl Session {
         self.inner.engine.store.index_where(|entry| policy.shows(entry))
     }
 
-    /// Whether its tenant may load and unload models.
+    /// Whether its tenant may load and unload models at all.
     #[must_use]
     pub fn may_load(&self) -> bool {
         self.inner.tenant.policy().may_load
+    }
+
+    /// Says of a model that its tenant may not load, or may not even know of, that there is none.
+    pub fn check_may_load(&self, name: &str) -> Result<(), Status> {
+        let policy = self.inner.tenant.policy();
+        let allowed = policy.may_load && policy.leases.iter().any(|lease| lease.models.match_any(name));
+        if allowed { Ok(()) } else { Err(status::no_such_model(name)) }
     }
 
     /// What a request would be answered now whatever it asks for, because its tenant sends too many: so that a front

@@ -7,13 +7,17 @@
 //!
 //! Invariant: the phase only moves to the right.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use diolkos_engine::Engine;
+use diolkos_types::TenantId;
 
+use crate::identity::{self, Directory};
+use crate::listen::Budget;
 use crate::metrics::Counters;
 use crate::settings::Settings;
 
@@ -36,6 +40,10 @@ pub(crate) struct App {
     /// What connections and fronts count; see `metrics`.
     pub(crate) counters: Counters,
     settings: RwLock<Arc<Settings>>,
+    directory: RwLock<Arc<Directory>>,
+    own_uid: u32,
+    /// Grows with the tenants that ever came, which the settings name.
+    bodies: Mutex<HashMap<TenantId, Arc<Budget>>>,
     phase: AtomicU8,
     started: Instant,
 }
@@ -43,10 +51,15 @@ pub(crate) struct App {
 impl App {
     /// State of a daemon that is about to load its models.
     pub(crate) fn new(engine: Engine, settings: Settings) -> App {
+        let own_uid = rustix::process::geteuid().as_raw();
+        identity::tell_engine(&engine, None, &settings);
         App {
             engine,
             counters: Counters::default(),
+            directory: RwLock::new(Arc::new(Directory::new(&settings, own_uid))),
             settings: RwLock::new(Arc::new(settings)),
+            own_uid,
+            bodies: Mutex::default(),
             phase: AtomicU8::new(Phase::Starting as u8),
             started: Instant::now(),
         }
@@ -57,8 +70,26 @@ impl App {
         self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Memory for the bodies of a tenant, a part of everybody's.
+    pub(crate) fn bodies_of(&self, tenant: &TenantId) -> Arc<Budget> {
+        let max = self.directory().rights(tenant).bodies_memory_max;
+        let mut bodies = self.bodies.lock().unwrap_or_else(PoisonError::into_inner);
+        let whole = self.counters.budget(self.settings().limits.requests_memory_max.get());
+        let part = bodies.entry(tenant.clone()).or_insert_with(|| whole.part(max)).clone();
+        part.limit(max);
+        part
+    }
+
+    /// Who is who, now.
+    pub(crate) fn directory(&self) -> Arc<Directory> {
+        self.directory.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Puts new settings in force.
     pub(crate) fn set_settings(&self, settings: Settings) {
+        identity::tell_engine(&self.engine, Some(&self.settings()), &settings);
+        let directory = Arc::new(Directory::new(&settings, self.own_uid));
+        *self.directory.write().unwrap_or_else(PoisonError::into_inner) = directory;
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
     }
 

@@ -25,7 +25,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::app::{App, Phase};
-use crate::listen::{self, Address, BoundAddress, ListenError, Listener, Rim, Stop};
+use crate::identity::Directory;
+use crate::listen::{self, BoundAddress, ListenError, Listener, Rim, Stop};
 use crate::loading::Loading;
 use crate::reloading::Reloading;
 use crate::settings::{Settings, SettingsError};
@@ -265,14 +266,18 @@ fn listen_on(settings: &Settings) -> Result<Vec<Listener>, DaemonError> {
     }
     let mut addresses = settings.listen.clone();
     if addresses.is_empty() && listeners.is_empty() {
-        addresses.push(listen::prepare_default().map_err(ListenError::from)?);
+        addresses.push(listen::prepare_default().map_err(ListenError::from)?.into());
     }
     for address in &addresses {
         listeners.extend(Listener::bind(address, settings.socket_mode.get())?);
     }
-    let tcp = addresses.iter().any(|address| matches!(address, Address::Tcp { .. }));
-    if tcp && !settings.access.uids.is_empty() {
-        tracing::warn!("access.uids does not apply to TCP: every user of this host may connect there");
+    let directory = Directory::new(settings, rustix::process::geteuid().as_raw());
+    for listener in &listeners {
+        let is_tcp = matches!(listener.bound(), BoundAddress::Tcp(_));
+        if is_tcp && listener.tenant().is_none() && !directory.serves_tcp(listener.is_open_to_others()) {
+            tracing::warn!(address = %listener.bound(), "nobody can be served here: name a tenant's tokens, a tenant of the \
+                address, or `anonymous` in the settings");
+        }
     }
     Ok(listeners)
 }

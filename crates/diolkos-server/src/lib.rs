@@ -31,6 +31,7 @@ mod chunks;
 pub mod daemon;
 pub mod fuzz;
 pub mod grpc;
+mod identity;
 pub mod limits;
 pub mod listen;
 mod loading;
@@ -46,6 +47,7 @@ mod systemd;
 mod trace;
 
 pub use daemon::{Builtin, Daemon, DaemonError, Deps};
+pub use identity::{CgroupPattern, NoCgroup, NoTokenHash, TokenHash, new_token};
 pub use listen::{Address, BoundAddress};
 pub use metrics::{DOCUMENTED as METRICS, Kind as MetricKind, Metric};
 pub use settings::{Settings, SettingsError};

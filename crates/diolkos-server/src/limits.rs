@@ -26,6 +26,19 @@ pub const REFUSE_TIMEOUT: Duration = Duration::from_millis(500);
 /// What a refused client is told to wait.
 pub const REFUSE_RETRY_SECONDS: u64 = 1;
 
+/// The same, for statuses.
+pub(crate) const REFUSE_RETRY: Duration = Duration::from_secs(REFUSE_RETRY_SECONDS);
+
+/// Tenants whose tokens may come over one connection: a proxy for more has connections for more.
+pub(crate) const TENANTS_OF_CONNECTION_MAX: usize = 8;
+
+/// Tenants in the settings: each costs some memory for ever, and a node has tens of sandboxes, not ten thousands.
+pub(crate) const TENANTS_MAX: usize = 4096;
+
+/// Bodies larger than this are not read when their tenant sends too many requests. A smaller one is read all the same: an
+/// HTTP/1.1 client that is still sending when the answer comes may miss it.
+pub(crate) const UNREAD_BODY_BYTES_MIN: u64 = 1 << 20;
+
 /// Connections that were told to make room and have not closed yet. Bounds how far past the limit a
 /// burst of newcomers gets.
 pub const EVICTING_MAX: usize = 64;

@@ -16,12 +16,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use diolkos_engine::{Engine, Session};
+use diolkos_engine::Session;
 use diolkos_types::{Status, TenantId};
 
-use crate::listen::Peer;
+use crate::app::App;
+use crate::listen::{Budget, Peer};
 use crate::oip::offload::OwnTurn;
-use crate::settings::Settings;
 
 /// A client's session, and what the rim keeps for it.
 #[derive(Debug)]
@@ -29,12 +29,15 @@ pub(crate) struct ClientSession {
     engine: Session,
     /// Its turn at what takes long.
     pub(crate) turn: OwnTurn,
+    /// Memory for bodies that come in and go out.
+    pub(crate) bodies: Arc<Budget>,
 }
 
 impl ClientSession {
-    /// Around a session of the engine.
-    pub(crate) fn new(engine: Session) -> Arc<ClientSession> {
-        Arc::new(ClientSession { engine, turn: OwnTurn::default() })
+    /// Opens one for a tenant.
+    pub(crate) fn open(app: &App, tenant: &TenantId) -> Result<Arc<ClientSession>, Status> {
+        let engine = app.engine.open_session(tenant)?;
+        Ok(Arc::new(ClientSession { engine, turn: OwnTurn::default(), bodies: app.bodies_of(tenant) }))
     }
 }
 
@@ -53,12 +56,6 @@ pub(crate) struct ConnectionContext {
     pub(crate) session: Arc<ClientSession>,
     /// What the transport proved about the other side.
     pub(crate) peer: Peer,
-}
-
-/// The tenant that a peer is served as. Everybody is `default` until the settings can name others; every
-/// caller goes through here so that this stays the one place that decides.
-pub(crate) fn tenant_of(_peer: &Peer, _settings: &Settings) -> TenantId {
-    TenantId::default()
 }
 
 /// A client process; the start time tells it from a later one with the same id.
@@ -106,19 +103,17 @@ impl SessionPool {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The session for a new connection of `peer`. It is given back when the lease is dropped.
+    /// The session for a new connection of `peer`, which is `tenant`. It is given back when the lease is dropped.
     pub(crate) fn lease(
         self: &Arc<Self>,
-        engine: &Engine,
+        app: &App,
         peer: &Peer,
-        settings: &Settings,
+        tenant: &TenantId,
     ) -> Result<SessionLease, Status> {
-        let tenant = tenant_of(peer, settings);
         let Some(process) = Process::of(peer) else {
-            let session = ClientSession::new(engine.open_session(&tenant)?);
-            return Ok(SessionLease { session, shared: None });
+            return Ok(SessionLease { session: ClientSession::open(app, tenant)?, shared: None });
         };
-        let key = (tenant, process);
+        let key = (tenant.clone(), process);
         let mut shared = self.lock();
         let session = match shared.get_mut(&key) {
             Some(entry) => {
@@ -126,13 +121,13 @@ impl SessionPool {
                 entry.session.clone()
             }
             None => {
-                let session = ClientSession::new(engine.open_session(&key.0)?);
+                let session = ClientSession::open(app, tenant)?;
                 shared.insert(key.clone(), Entry { session: session.clone(), connections: 1, closings: 0 });
                 session
             }
         };
         drop(shared);
-        let shared = Some(Shared { pool: Arc::downgrade(self), key, linger: settings.linger.get() });
+        let shared = Some(Shared { pool: Arc::downgrade(self), key, linger: app.settings().linger.get() });
         Ok(SessionLease { session, shared })
     }
 
@@ -226,25 +221,22 @@ impl Drop for SessionLease {
 
 #[cfg(test)]
 mod tests {
-    use diolkos_engine::EngineConfig;
     use diolkos_engine::store::{NoRehearsal, Store, StoreConfig};
+    use diolkos_engine::{Engine, EngineConfig};
 
     use super::*;
-    use crate::settings::Interval;
+    use crate::settings::{Interval, Settings};
 
-    fn engine() -> Engine {
+    fn app(linger: Interval) -> App {
         let store = Store::new(StoreConfig::default(), Vec::new(), Box::new(NoRehearsal)).unwrap();
-        Engine::start(&EngineConfig::cpu(1), store).unwrap()
+        let engine = Engine::start(&EngineConfig::cpu(1), store).unwrap();
+        App::new(engine, Settings { linger, ..Settings::default() })
     }
 
     /// This very process.
     fn us() -> Peer {
         let pid = rustix::process::getpid().as_raw_nonzero().get();
         Peer::unix(rustix::process::getuid().as_raw(), Some(pid))
-    }
-
-    fn lingering(linger: Interval) -> Settings {
-        Settings { linger, ..Settings::default() }
     }
 
     #[test]
@@ -256,9 +248,9 @@ mod tests {
 
     #[test]
     fn connections_of_a_process_share_and_others_do_not() {
-        let (engine, settings) = (engine(), lingering(Interval::seconds(0)));
+        let app = app(Interval::seconds(0));
         let pool = Arc::new(SessionPool::default());
-        let lease = |peer| pool.lease(&engine, &peer, &settings).unwrap();
+        let lease = |peer| pool.lease(&app, &peer, &TenantId::default()).unwrap();
         let (first, second) = (lease(us()), lease(us()));
         assert_eq!(first.session().id(), second.session().id());
         let (third, fourth) = (lease(Peer::tcp()), lease(Peer::tcp()));
@@ -267,48 +259,48 @@ mod tests {
         // A process that can't be looked at proves nothing.
         let unseen = lease(Peer::unix(us().uid.unwrap(), Some(i32::MAX)));
         assert_ne!(unseen.session().id(), first.session().id());
-        assert_eq!((pool.len(), engine.sessions()), (1, 4));
+        assert_eq!((pool.len(), app.engine.sessions()), (1, 4));
         drop(first);
         assert_eq!(pool.len(), 1);
         drop((second, third, fourth, unseen));
-        assert_eq!((pool.len(), engine.sessions()), (0, 0));
+        assert_eq!((pool.len(), app.engine.sessions()), (0, 0));
     }
 
     #[tokio::test]
     async fn a_session_outlives_its_last_connection_for_a_while() {
-        let (engine, settings) = (engine(), lingering(Interval::millis(50)));
+        let app = app(Interval::millis(50));
         let pool = Arc::new(SessionPool::default());
-        let first = pool.lease(&engine, &us(), &settings).unwrap();
+        let first = pool.lease(&app, &us(), &TenantId::default()).unwrap();
         let id = first.session().id();
         drop(first);
-        let second = pool.lease(&engine, &us(), &settings).unwrap();
+        let second = pool.lease(&app, &us(), &TenantId::default()).unwrap();
         assert_eq!(second.session().id(), id);
         drop(second);
         while pool.len() > 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(engine.sessions(), 0);
+        assert_eq!(app.engine.sessions(), 0);
     }
 
     #[tokio::test]
     async fn a_lease_that_is_not_used_leaves_nothing_behind() {
-        let (engine, settings) = (engine(), lingering(Interval::seconds(3600)));
+        let app = app(Interval::seconds(3600));
         let pool = Arc::new(SessionPool::default());
-        pool.lease(&engine, &us(), &settings).unwrap().discard();
-        assert_eq!((pool.len(), engine.sessions()), (0, 0));
-        drop(pool.lease(&engine, &us(), &settings).unwrap());
-        pool.lease(&engine, &us(), &settings).unwrap().discard();
+        pool.lease(&app, &us(), &TenantId::default()).unwrap().discard();
+        assert_eq!((pool.len(), app.engine.sessions()), (0, 0));
+        drop(pool.lease(&app, &us(), &TenantId::default()).unwrap());
+        pool.lease(&app, &us(), &TenantId::default()).unwrap().discard();
         assert_eq!(pool.len(), 1, "somebody used it before, and may come back");
     }
 
     #[tokio::test]
     async fn an_old_linger_does_not_end_a_newer_one() {
-        let (engine, settings) = (engine(), lingering(Interval::seconds(3600)));
+        let app = app(Interval::seconds(3600));
         let pool = Arc::new(SessionPool::default());
-        let first = pool.lease(&engine, &us(), &settings).unwrap();
+        let first = pool.lease(&app, &us(), &TenantId::default()).unwrap();
         let key = first.shared.as_ref().unwrap().key.clone();
         drop(first);
-        drop(pool.lease(&engine, &us(), &settings).unwrap());
+        drop(pool.lease(&app, &us(), &TenantId::default()).unwrap());
         pool.end(&key, 1);
         assert_eq!(pool.len(), 1, "the first linger passed, and the second goes on");
         pool.end(&key, 2);

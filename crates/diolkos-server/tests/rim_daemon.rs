@@ -16,3 +16,5 @@ mod signals;
 mod slow;
 #[path = "rim/support.rs"]
 mod support;
+#[path = "rim/tenants.rs"]
+mod tenants;

@@ -10,6 +10,7 @@
 //! | [`arena`] | a client's own region, parcelled out to tensors |
 //! | [`bell`] | how the consumer of a ring waits and is woken |
 //! | [`pass`] | descriptors over a unix socket |
+//! | `peer` | which process is at the other end of a socket |
 //! | [`connect`] | connecting, for so long and no longer |
 //! | [`vsock`] | a connection from a virtual machine to its host |
 //! | [`spin`] | how long it looks before it sleeps |
@@ -46,6 +47,9 @@ pub mod heap;
 pub mod mapping;
 #[cfg(feature = "std")]
 pub mod pass;
+#[cfg(feature = "peer")]
+#[allow(unsafe_code)]
+pub mod peer;
 #[cfg(feature = "std")]
 pub mod region;
 pub mod ring;

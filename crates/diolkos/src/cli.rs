@@ -11,6 +11,9 @@ use crate::input::ImageOptions;
 /// Environment variable with the daemon's address, for whoever gives no `--address`.
 pub const ENDPOINT_VARIABLE: &str = "DIOLKOS_ENDPOINT";
 
+/// Environment variable with the token that says who asks, for a daemon on TCP.
+pub const TOKEN_VARIABLE: &str = "DIOLKOS_TOKEN";
+
 const EXAMPLES: &str = "\
 Examples:
   diolkos demo                                   see it work, without any set-up
@@ -46,6 +49,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Show what this host offers, what is wrong with it, and what to do
     Doctor(DoctorArgs),
+    /// Make a token, which says who a client is where the transport does not, and the hash for the settings
+    Token(TokenArgs),
     /// See it work: start a private daemon, classify real images from a second process
     Demo(DemoArgs),
     /// Measure: load on a server, or this build against bare servers
@@ -100,6 +105,22 @@ pub struct ServeArgs {
     /// Stop when standard input ends, so that a daemon never outlives whoever started it
     #[arg(long, hide = true)]
     pub exit_with_stdin: bool,
+}
+
+/// `token`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The token is shown once and kept nowhere: give it to the client (DIOLKOS_TOKEN=…, or the header
+`authorization: Bearer …`), and the hash to the daemon, in its settings:
+
+  [tenants.NAME]
+  tokens = [\"sha256:…\"]
+
+It counts on TCP only; on unix sockets the kernel says who a client is.")]
+pub struct TokenArgs {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `run`.

@@ -19,6 +19,7 @@ const MAY_BE_UNSAFE: &[&str] = &[
     "crates/diolkos-shm/src/arena.rs",
     "crates/diolkos-shm/src/heap.rs",
     "crates/diolkos-shm/src/mapping.rs",
+    "crates/diolkos-shm/src/peer.rs",
     "crates/diolkos-shm/src/segment.rs",
     "crates/diolkos-shm/src/vsock.rs",
 ];

@@ -27,7 +27,7 @@ mod admin;
 mod codec;
 mod deadline;
 mod dispatch;
-mod error;
+pub(crate) mod error;
 mod health;
 mod in_place;
 mod limits;

@@ -73,7 +73,7 @@ impl GrpcInferenceService for InferenceService {
         let session = session_of(&request)?;
         let ModelReadyRequest { name, version } = request.into_inner();
         let version = version_of(&version)?;
-        let ready = match metadata::is_ready(&self.app.engine, &session, &name, version) {
+        let ready = match metadata::is_ready(&session, &name, version) {
             // Whoever waits for a model to appear asks for one that is not there yet.
             Err(status) if status.code() == diolkos_types::Code::NotFound => Ok(false),
             ready => ready,
@@ -125,7 +125,7 @@ impl GrpcInferenceService for InferenceService {
         let ModelStatisticsRequest { name, version } = request.into_inner();
         let version = version_of(&version)?;
         let name = Some(&*name).filter(|name| !name.is_empty());
-        let stats = statistics::statistics(&self.app.engine, &session, name, version);
+        let stats = statistics::statistics(&session, name, version);
         answer(stats, |stats| ModelStatisticsResponse {
             model_stats: stats.into_iter().map(admin::statistics).collect(),
         })
@@ -136,7 +136,7 @@ impl GrpcInferenceService for InferenceService {
         request: Request<RepositoryIndexRequest>,
     ) -> Answer<RepositoryIndexResponse> {
         let session = session_of(&request)?;
-        let rows = repository::index(&self.app.engine, &session, request.get_ref().ready);
+        let rows = repository::index(&session, request.get_ref().ready);
         Ok(Response::new(admin::index(rows)))
     }
 
@@ -144,9 +144,9 @@ impl GrpcInferenceService for InferenceService {
         &self,
         request: Request<RepositoryModelLoadRequest>,
     ) -> Answer<RepositoryModelLoadResponse> {
+        let session = session_of(&request)?;
         let call = admin::load_call(request.into_inner()).map_err(|status| error::of_status(&status))?;
-        let allowed = self.app.settings().models.client_load;
-        let loaded = repository::load(&self.app.engine, allowed, call).await;
+        let loaded = repository::load(&self.app, &session, call).await;
         answer(loaded, |()| RepositoryModelLoadResponse {})
     }
 
@@ -155,8 +155,8 @@ impl GrpcInferenceService for InferenceService {
         request: Request<RepositoryModelUnloadRequest>,
     ) -> Answer<RepositoryModelUnloadResponse> {
         // The one parameter there is, `unload_dependents`, has no meaning: no model depends on another.
-        let allowed = self.app.settings().models.client_load;
-        let unloaded = repository::unload(&self.app.engine, allowed, &request.get_ref().model_name).await;
+        let session = session_of(&request)?;
+        let unloaded = repository::unload(&self.app, &session, &request.get_ref().model_name).await;
         answer(unloaded, |()| RepositoryModelUnloadResponse {})
     }
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Addresses to listen on, and the one used when nobody named any.
 //!
-//! TCP proves nothing about the other side and is not encrypted, so any address but loopback is refused:
-//! a literal when it is read, a name when it is resolved.
+//! TCP is not encrypted, so any address but loopback is refused unless the operator wrote `insecure = true` next to it:
+//! a literal when settings are read, a name when it is resolved.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -20,7 +20,7 @@ use crate::limits;
 pub enum Address {
     /// A unix socket in the file system.
     Unix(PathBuf),
-    /// A TCP port on loopback; 0 = one that is free.
+    /// A TCP port; 0 = one that is free.
     Tcp {
         /// Name or number, without brackets.
         host: String,
@@ -65,9 +65,9 @@ pub enum AddressError {
         /// Its length.
         bytes: usize,
     },
-    /// TCP is for this host only.
+    /// TCP is for this host only, unless somebody said otherwise.
     #[error(
-        "`{address}` is not on loopback{resolved}: TCP is neither authenticated nor encrypted here, so only 127.0.0.1, [::1] and names for them are possible; for others, listen on unix:PATH and put a proxy in front"
+        "`{address}` is not on loopback{resolved}, and TCP is not encrypted: whoever sees the network could read tensors and tokens; listen on unix:PATH and put a proxy in front, or write {{ address = \"{address}\", insecure = true }} in the settings"
     )]
     NotLoopback {
         /// What was asked for.
@@ -115,11 +115,6 @@ impl FromStr for Address {
         if host.is_empty() || unclear {
             return Err(AddressError::Syntax(excerpt()));
         }
-        if let Ok(ip) = host.parse::<IpAddr>()
-            && !ip.is_loopback()
-        {
-            return Err(AddressError::NotLoopback { address: excerpt(), resolved: String::new() });
-        }
         Ok(Address::Tcp { host: host.into(), port })
     }
 }
@@ -149,6 +144,16 @@ impl From<Address> for String {
 }
 
 impl Address {
+    /// Refuses an address that others than this host could reach, if it is one: what a name means shows later.
+    pub fn check_loopback(&self) -> Result<(), AddressError> {
+        match self {
+            Address::Tcp { host, .. } if host.parse().is_ok_and(|ip: IpAddr| !ip.is_loopback()) => {
+                Err(AddressError::NotLoopback { address: self.to_string(), resolved: String::new() })
+            }
+            Address::Tcp { .. } | Address::Unix(_) => Ok(()),
+        }
+    }
+
     /// Makes a relative socket path relative to `base`.
     pub(crate) fn resolve(&mut self, base: &Path) {
         if let Address::Unix(path) = self {
@@ -157,14 +162,16 @@ impl Address {
     }
 }
 
-/// The socket addresses that a TCP host and port mean. All of them must be loopback: which one a client
-/// would reach is not ours to choose.
-pub(super) fn loopback_addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, AddressError> {
+/// The socket addresses that a TCP host and port mean. All of them must be loopback, unless the operator wants it
+/// `insecure`: which one a client would reach is not ours to choose.
+pub(super) fn tcp_addresses(host: &str, port: u16, insecure: bool) -> Result<Vec<SocketAddr>, AddressError> {
     let address = || Address::Tcp { host: host.into(), port }.to_string();
     let resolved = (host, port).to_socket_addrs();
     let resolved = resolved.map_err(|source| AddressError::Resolve { address: address(), source })?;
     let resolved: Vec<SocketAddr> = resolved.collect();
-    check_loopback(address(), &resolved)?;
+    if !insecure {
+        check_loopback(address(), &resolved)?;
+    }
     Ok(resolved)
 }
 
@@ -267,15 +274,12 @@ mod tests {
                 "tcp:localhost:99999",
                 "`tcp:localhost:99999` has no port: write a number from 0 to 65535 behind the last colon (0 = any free one)",
             ),
-            (
-                "tcp:0.0.0.0:8000",
-                "`tcp:0.0.0.0:8000` is not on loopback: TCP is neither authenticated nor encrypted here, so only 127.0.0.1, [::1] and names for them are possible; for others, listen on unix:PATH and put a proxy in front",
-            ),
         ] {
             assert_eq!(text.parse::<Address>().unwrap_err().to_string(), expected);
         }
         for text in ["tcp:[::]:80", "tcp:192.168.0.1:80", "tcp:[::ffff:10.0.0.1]:80", "tcp:[fe80::1]:80"] {
-            assert!(matches!(text.parse::<Address>(), Err(AddressError::NotLoopback { .. })), "{text}");
+            let address: Address = text.parse().unwrap();
+            assert!(matches!(address.check_loopback(), Err(AddressError::NotLoopback { .. })), "{text}");
         }
     }
 
@@ -286,11 +290,11 @@ mod tests {
         assert!(check_loopback("tcp:here:80".into(), &[loopback]).is_ok());
         let error = check_loopback("tcp:here:80".into(), &[loopback, other]).unwrap_err();
         assert!(
-            error.to_string().starts_with("`tcp:here:80` is not on loopback (it is 10.1.2.3): "),
+            error.to_string().starts_with("`tcp:here:80` is not on loopback (it is 10.1.2.3), and TCP"),
             "{error}"
         );
         // What a resolver takes for a number is a number here too: 0 is 0.0.0.0.
-        assert!(matches!(loopback_addresses("0", 0), Err(AddressError::NotLoopback { .. })));
+        assert!(matches!(tcp_addresses("0", 0, false), Err(AddressError::NotLoopback { .. })));
     }
 
     #[test]

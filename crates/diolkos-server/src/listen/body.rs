@@ -22,18 +22,30 @@ use super::framing::Framing;
 use super::table::ConnState;
 use crate::limits;
 
-/// Memory that bodies may hold, all connections together. Atomics are relaxed: the number is a sum of its
-/// own and orders nothing else.
+/// Memory that bodies may hold: all connections together, or those of one tenant. Atomics are relaxed: the number is a
+/// sum of its own and orders nothing else.
 #[derive(Debug)]
 pub(crate) struct Budget {
     used: AtomicU64,
-    max: u64,
+    max: AtomicU64,
+    parent: Option<Arc<Budget>>,
 }
 
 impl Budget {
     /// A budget of so many bytes.
     pub(crate) fn new(max: u64) -> Arc<Budget> {
-        Arc::new(Budget { used: AtomicU64::new(0), max })
+        Arc::new(Budget { used: AtomicU64::new(0), max: AtomicU64::new(max), parent: None })
+    }
+
+    /// A part of it, for one tenant. What is charged to the part is charged to the whole, too.
+    pub(crate) fn part(self: &Arc<Budget>, max: u64) -> Arc<Budget> {
+        let parent = Some(self.clone());
+        Arc::new(Budget { used: AtomicU64::new(0), max: AtomicU64::new(max), parent })
+    }
+
+    /// Sets what may be charged from now on.
+    pub(crate) fn limit(&self, max: u64) {
+        self.max.store(max, Ordering::Relaxed);
     }
 
     /// Bytes charged now.
@@ -43,13 +55,24 @@ impl Budget {
 
     /// Charges bytes, if there is room for them.
     pub(crate) fn charge(&self, bytes: u64) -> bool {
-        let charge = |used: u64| used.checked_add(bytes).filter(|&sum| sum <= self.max);
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, charge).is_ok()
+        let max = self.max.load(Ordering::Relaxed);
+        let charge = |used: u64| used.checked_add(bytes).filter(|&sum| sum <= max);
+        if self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, charge).is_err() {
+            return false;
+        }
+        let charged = self.parent.as_ref().is_none_or(|parent| parent.charge(bytes));
+        if !charged {
+            self.used.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        charged
     }
 
     /// Gives charged bytes back.
     pub(crate) fn release(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(parent) = &self.parent {
+            parent.release(bytes);
+        }
     }
 }
 

@@ -15,8 +15,8 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -27,19 +27,20 @@ use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
 
 use super::activity::{Expired, Timeouts};
-use super::body::Budget;
+use super::callers::Callers;
 use super::listener::{Listener, is_exhausted};
 use super::peer::Peer;
-use super::refuse::{self, Refusal, Refuser};
+use super::refuse::{self, Refusal, Refuser, Unproven};
 use super::service::{ConnService, Fronts};
 use super::socket::{Socket, Watched};
 use super::table::{ConnState, Entry, Table};
 use super::watchdog::Watchdog;
 use crate::app::App;
+use crate::identity::{self, Claim, Directory};
 use crate::limits;
 use crate::logging::limited;
 use crate::native::{Native, NativeFront, speaks_native};
-use crate::sessions::{ConnectionContext, SessionLease, SessionPool};
+use crate::sessions::{SessionLease, SessionPool};
 
 /// What an HTTP/2 client with prior knowledge sends first (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -69,9 +70,7 @@ pub(crate) struct Rim {
     native: Arc<NativeFront>,
     sessions: Arc<SessionPool>,
     table: Arc<Table>,
-    budget: Arc<Budget>,
     refuser: Refuser,
-    own_uid: u32,
     stop: watch::Receiver<Stop>,
 }
 
@@ -83,16 +82,13 @@ impl Rim {
         grpc: axum::Router,
         stop: watch::Receiver<Stop>,
     ) -> Rim {
-        let budget = app.counters.budget(app.settings().limits.requests_memory_max.get());
         Rim {
             app,
             fronts: Fronts { rest, grpc },
             native: Arc::default(),
             sessions: Arc::default(),
             table: Arc::default(),
-            budget,
             refuser: Refuser::default(),
-            own_uid: rustix::process::geteuid().as_raw(),
             stop,
         }
     }
@@ -130,24 +126,11 @@ impl Rim {
         }
     }
 
-    fn admit(&self, socket: Socket, peer: Peer) {
+    fn admit(&self, socket: Socket, mut peer: Peer) {
         let settings = self.app.settings();
-        let refusal = match peer.uid {
-            Some(uid) if !peer.may_connect(self.own_uid, &settings) => Some(Refusal::Forbidden { uid }),
-            _ => None,
-        };
-        let entered = match refusal {
-            Some(refusal) => Err(refusal),
-            None => self.table.enter(settings.limits.connections_max).map_err(|_| Refusal::Full),
-        };
-        let leased = entered.and_then(|(entry, evicts)| {
-            if evicts {
-                self.app.counters.evicted();
-            }
-            let lease = self.sessions.lease(&self.app.engine, &peer, &settings);
-            lease.map(|lease| (entry, lease)).map_err(|_| Refusal::Sessions)
-        });
-        match leased {
+        let directory = self.app.directory();
+        identity::ask_kernel(&mut peer, &socket, &directory);
+        match self.let_in(&peer, settings.limits.connections_max, &directory) {
             Ok((entry, lease)) => {
                 let limits = &settings.limits;
                 let timeouts = Timeouts {
@@ -165,12 +148,44 @@ impl Rim {
         }
     }
 
+    /// A place in the table and a session, for whoever it is. Somebody who has to show a token first has no session yet.
+    fn let_in(
+        &self,
+        peer: &Peer,
+        connections_max: usize,
+        directory: &Directory,
+    ) -> Result<(Entry, Option<SessionLease>), Refusal> {
+        let (tenant, own_limit) = match directory.claim(peer) {
+            Claim::Tenant(tenant) => {
+                let own_limit = directory.rights(&tenant).connections_max;
+                (Some(tenant), own_limit)
+            }
+            // Those who have shown nothing together have half of what there is.
+            Claim::Token => (None, (connections_max as u64).div_ceil(2)),
+            Claim::Nobody => {
+                let unproven = match (&peer.of_listener, peer.uid) {
+                    (Some(_), _) => Unproven::Gone,
+                    (None, Some(uid)) => Unproven::Uid(uid),
+                    (None, None) => Unproven::Nothing,
+                };
+                return Err(Refusal::Forbidden(unproven));
+            }
+        };
+        let entered = self.table.enter(tenant.clone(), connections_max, own_limit);
+        let (entry, evicts) = entered.map_err(|_| Refusal::Full)?;
+        if evicts {
+            self.app.counters.evicted();
+        }
+        let lease = tenant.map(|tenant| self.sessions.lease(&self.app, peer, &tenant)).transpose();
+        lease.map(|lease| (entry, lease)).map_err(|_| Refusal::Sessions)
+    }
+
     async fn serve(
         self,
         mut socket: Socket,
         peer: Peer,
         entry: Entry,
-        lease: SessionLease,
+        lease: Option<SessionLease>,
         timeouts: Timeouts,
     ) {
         let _open = self.app.counters.connection_opened(peer.transport);
@@ -189,37 +204,39 @@ impl Rim {
         };
         if spoken == Spoken::Native {
             // Its session ends with its connection, so the one of its process is not its.
-            lease.discard();
+            if let Some(lease) = lease {
+                lease.discard();
+            }
             self.serve_native(socket, peer, &replay, &connection).await;
             return drop(entry);
         }
+        let callers = Callers {
+            app: self.app.clone(),
+            sessions: self.sessions.clone(),
+            peer,
+            by_transport: lease,
+            by_token: Mutex::default(),
+        };
         let service = ConnService {
             app: self.app.clone(),
             fronts: self.fronts.clone(),
-            context: ConnectionContext { session: lease.session().clone(), peer },
+            callers,
             connection: connection.clone(),
-            budget: self.budget.clone(),
             requests: AtomicU64::new(0),
         };
         let hung_up = socket.clone().hung_up();
         let io = TokioIo::new(Watched::new(socket, replay, connection.clone(), spoken == Spoken::Http1));
         let http = Http::new(spoken, io, service);
         self.converse(http, hung_up, &connection, &timeouts).await;
-        // Here the entry leaves the table and the session is given back.
-        drop((entry, lease));
+        // The sessions were given back with the service.
+        drop(entry);
     }
 
     /// A native connection counts as busy for as long as it is there: what its client keeps open in it can't be
     /// taken up again by another connection.
     async fn serve_native(&self, socket: Socket, peer: Peer, replay: &[u8], connection: &ConnState) {
         connection.activity().request_began(0);
-        let native = Native {
-            app: self.app.clone(),
-            front: self.native.clone(),
-            budget: self.budget.clone(),
-            socket,
-            peer,
-        };
+        let native = Native { app: self.app.clone(), front: self.native.clone(), socket, peer };
         let mut stop = self.stop.clone();
         tokio::select! {
             biased;

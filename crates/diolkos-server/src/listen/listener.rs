@@ -5,14 +5,16 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use diolkos_types::TenantId;
 use rustix::io::Errno;
 use rustix::net::AddressFamily;
 
-use super::address::{Address, AddressError, BoundAddress, loopback_addresses};
+use super::address::{Address, AddressError, BoundAddress, tcp_addresses};
 use super::peer::Peer;
 use super::socket::Socket;
 use super::socket_file::{self, SocketFile};
 use crate::limits;
+use crate::settings::Listen;
 
 /// Why there is no listener.
 #[derive(Debug, thiserror::Error)]
@@ -61,17 +63,28 @@ enum Kind {
 pub(crate) struct Listener {
     kind: Kind,
     bound: BoundAddress,
+    /// Whom everybody who connects here is served as.
+    tenant: Option<TenantId>,
     /// Removed when the listener goes; none for TCP and for sockets of the service manager.
     _file: Option<SocketFile>,
 }
 
 impl Listener {
     /// Listens on an address; a name may mean several (IPv4 and IPv6). Must be called within a runtime.
-    pub(crate) fn bind(address: &Address, mode: u32) -> Result<Vec<Listener>, ListenError> {
-        match address {
-            Address::Unix(path) => Ok(vec![Listener::bind_unix(path, mode)?]),
+    pub(crate) fn bind(listen: &Listen, mode: u32) -> Result<Vec<Listener>, ListenError> {
+        let tenant = listen.tenant.as_deref().map(TenantId::new);
+        let mut listeners = Listener::bind_address(listen, mode)?;
+        listeners.iter_mut().for_each(|listener| listener.tenant = tenant.clone());
+        Ok(listeners)
+    }
+
+    fn bind_address(listen: &Listen, mode: u32) -> Result<Vec<Listener>, ListenError> {
+        match &listen.address {
+            Address::Unix(path) => {
+                Ok(vec![Listener::bind_unix(path, listen.mode.map_or(mode, |mode| mode.get()))?])
+            }
             Address::Tcp { host, port } => {
-                let mut resolved = loopback_addresses(host, *port)?;
+                let mut resolved = tcp_addresses(host, *port, listen.insecure)?;
                 if *port == 0 {
                     // Each would get a port of its own, and a client could know only one.
                     resolved.truncate(1);
@@ -91,7 +104,8 @@ impl Listener {
         let (socket, file) = socket_file::bind(&path, mode)?;
         let listener = tokio::net::UnixListener::from_std(socket.into())
             .map_err(|source| ListenError::Bind { address: format!("unix:{}", path.display()), source })?;
-        Ok(Listener { kind: Kind::Unix(listener), bound: BoundAddress::Unix(path), _file: Some(file) })
+        let bound = BoundAddress::Unix(path);
+        Ok(Listener { kind: Kind::Unix(listener), bound, tenant: None, _file: Some(file) })
     }
 
     fn bind_tcp(name: &str, address: std::net::SocketAddr) -> Result<Listener, ListenError> {
@@ -103,7 +117,7 @@ impl Listener {
         socket.bind(address).map_err(fail)?;
         let listener = socket.listen(limits::LISTEN_BACKLOG.unsigned_abs()).map_err(fail)?;
         let bound = BoundAddress::Tcp(listener.local_addr().map_err(fail)?);
-        Ok(Listener { kind: Kind::Tcp(listener), bound, _file: None })
+        Ok(Listener { kind: Kind::Tcp(listener), bound, tenant: None, _file: None })
     }
 
     /// Takes over a listening socket that the service manager made.
@@ -117,7 +131,8 @@ impl Listener {
             let path = listener.local_addr().map_err(of_io)?.as_pathname().map(Path::to_path_buf);
             let path =
                 path.ok_or_else(|| fail("has no path; abstract sockets have no permissions".into()))?;
-            return Ok(Listener { kind: Kind::Unix(listener), bound: BoundAddress::Unix(path), _file: None });
+            let bound = BoundAddress::Unix(path);
+            return Ok(Listener { kind: Kind::Unix(listener), bound, tenant: None, _file: None });
         }
         if family != AddressFamily::INET && family != AddressFamily::INET6 {
             return Err(fail("is neither a unix nor a TCP socket".into()));
@@ -128,7 +143,8 @@ impl Listener {
             let address = format!("tcp:{address}");
             return Err(AddressError::NotLoopback { address, resolved: String::new() }.into());
         }
-        Ok(Listener { kind: Kind::Tcp(listener), bound: BoundAddress::Tcp(address), _file: None })
+        let bound = BoundAddress::Tcp(address);
+        Ok(Listener { kind: Kind::Tcp(listener), bound, tenant: None, _file: None })
     }
 
     /// Where it listens.
@@ -136,8 +152,23 @@ impl Listener {
         &self.bound
     }
 
+    /// Whether others than this host can connect.
+    pub(crate) fn is_open_to_others(&self) -> bool {
+        matches!(self.bound, BoundAddress::Tcp(address) if !address.ip().is_loopback())
+    }
+
+    /// Whether it is for one tenant.
+    pub(crate) fn tenant(&self) -> Option<&TenantId> {
+        self.tenant.as_ref()
+    }
+
     /// The next connection.
     pub(crate) async fn accept(&self) -> io::Result<(Socket, Peer)> {
+        let (socket, peer) = self.accept_any().await?;
+        Ok((socket, Peer { of_listener: self.tenant.clone(), ..peer }))
+    }
+
+    async fn accept_any(&self) -> io::Result<(Socket, Peer)> {
         match &self.kind {
             Kind::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;

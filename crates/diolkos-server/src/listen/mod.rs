@@ -13,6 +13,7 @@
 //! | `socket` | the stream of bytes, watched |
 //! | `watchdog` | the timer of a connection |
 //! | `conn` | one connection: HTTP/1.1 or HTTP/2, its timers, its end |
+//! | `callers` | who asks: whoever the transport proves, or whose token comes with a request |
 //! | `service` | one request: context in, fronts, reply out |
 //! | `body` | bodies of requests, metered |
 //! | `framing` | where the messages of a gRPC body begin and end |
@@ -23,6 +24,7 @@ mod activity;
 mod address;
 mod authority;
 mod body;
+mod callers;
 mod conn;
 mod framing;
 mod listener;
@@ -45,7 +47,7 @@ pub(crate) use body::{Budget, Fault, fault_of};
 pub(crate) use conn::{Rim, Stop};
 pub(crate) use listener::Listener;
 pub(crate) use peer::{Peer, Transport};
-pub(crate) use refuse::Refusal;
+pub(crate) use refuse::{Refusal, Unproven};
 pub(crate) use socket::Socket;
 
 /// For `fuzz`: lengths stay, only `-` is written, and it does not matter how the bytes are cut.

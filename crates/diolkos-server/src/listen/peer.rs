@@ -2,8 +2,9 @@
 //! What the transport proves about the other side of a connection. Nothing here comes from a request.
 
 use std::fmt;
+use std::sync::Arc;
 
-use crate::settings::Settings;
+use diolkos_types::TenantId;
 
 /// How a peer reached us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,34 +26,31 @@ impl Transport {
 }
 
 /// The other side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Peer {
     /// How it reached us.
     pub(crate) transport: Transport,
-    /// Its user, where the kernel says so (`SO_PEERCRED`).
+    /// The tenant that the listening address is for, if it is for one.
+    pub(crate) of_listener: Option<TenantId>,
+    /// Its control group, where somebody asked for it and the kernel says so.
+    pub(crate) cgroup: Option<Arc<str>>,
+    /// Its user, where the kernel says so (`SO_PEERCRED`, or sock_diag on TCP).
     pub(crate) uid: Option<u32>,
     /// Its process when it connected, where the kernel says so and the process is visible from here.
     pub(crate) pid: Option<i32>,
 }
 
 impl Peer {
-    /// A peer over TCP, which proves nothing but that it is on this host.
+    /// A peer over TCP, which proves nothing by itself.
     pub(crate) fn tcp() -> Peer {
-        Peer { transport: Transport::Tcp, uid: None, pid: None }
+        Peer { transport: Transport::Tcp, of_listener: None, cgroup: None, uid: None, pid: None }
     }
 
     /// A peer over a unix socket.
     pub(crate) fn unix(uid: u32, pid: Option<i32>) -> Peer {
         // 0 is what the kernel gives for a process outside of our pid namespace.
-        Peer { transport: Transport::Unix, uid: Some(uid), pid: pid.filter(|&pid| pid > 0) }
-    }
-
-    /// Whether the settings let it in: our own user and root always, others by name.
-    pub(crate) fn may_connect(&self, own_uid: u32, settings: &Settings) -> bool {
-        match self.uid {
-            Some(uid) => uid == own_uid || uid == 0 || settings.access.uids.contains(&uid),
-            None => self.transport == Transport::Tcp,
-        }
+        let pid = pid.filter(|&pid| pid > 0);
+        Peer { transport: Transport::Unix, of_listener: None, cgroup: None, uid: Some(uid), pid }
     }
 }
 
@@ -65,6 +63,10 @@ impl fmt::Display for Peer {
         if let Some(pid) = self.pid {
             write!(f, " pid {pid}")?;
         }
+        if let Some(cgroup) = &self.cgroup {
+            // Whoever makes a control group names it.
+            write!(f, " cgroup {}", cgroup.escape_debug())?;
+        }
         Ok(())
     }
 }
@@ -74,13 +76,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_we_root_and_the_named_may_connect() {
-        let mut settings = Settings::default();
-        let may = |uid, settings: &Settings| Peer::unix(uid, None).may_connect(1000, settings);
-        assert!(may(1000, &settings) && may(0, &settings) && !may(1001, &settings));
-        settings.access.uids.push(1001);
-        assert!(may(1001, &settings) && !may(1002, &settings));
-        assert!(Peer::tcp().may_connect(1000, &settings));
+    fn it_is_shown_by_what_is_known() {
+        assert_eq!(Peer::tcp().to_string(), "tcp");
         assert_eq!(Peer::unix(7, Some(0)).to_string(), "unix uid 7");
+        let peer = Peer { cgroup: Some("/a\nb".into()), ..Peer::unix(7, Some(9)) };
+        assert_eq!(peer.to_string(), "unix uid 7 pid 9 cgroup /a\\nb");
     }
 }

@@ -16,11 +16,19 @@ pub(crate) enum Refusal {
     Full,
     /// The engine has no session left.
     Sessions,
-    /// The settings do not let this user in.
-    Forbidden {
-        /// The user.
-        uid: u32,
-    },
+    /// Who this is is nobody that the settings name.
+    Forbidden(Unproven),
+}
+
+/// What is known of a peer that is nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unproven {
+    /// Its user, which no tenant has.
+    Uid(u32),
+    /// Not even that.
+    Nothing,
+    /// Its listening address is for a tenant that is gone.
+    Gone,
 }
 
 impl Refusal {
@@ -29,7 +37,7 @@ impl Refusal {
         match self {
             Refusal::Full => "connections",
             Refusal::Sessions => "sessions",
-            Refusal::Forbidden { .. } => "forbidden",
+            Refusal::Forbidden(_) => "forbidden",
         }
     }
 
@@ -46,13 +54,25 @@ impl Refusal {
                 retry.as_str(),
                 "too many sessions are open; try again".to_owned(),
             ),
-            Refusal::Forbidden { uid } => (
-                "403 Forbidden",
-                "",
-                format!("uid {uid} may not use this daemon; its operator can add it to access.uids"),
-            ),
+            Refusal::Forbidden(unproven) => ("403 Forbidden", "", unproven.message()),
         };
         reply(status, extra, &message)
+    }
+}
+
+impl Unproven {
+    fn message(self) -> String {
+        match self {
+            Unproven::Uid(uid) => format!(
+                "uid {uid} may not use this daemon; its operator can name it in the settings (tenants.NAME.uids)"
+            ),
+            Unproven::Nothing => {
+                "nothing proves who you are: use a unix socket, or ask the operator of this daemon for a \
+                                  token or for `anonymous` in its settings"
+                    .into()
+            }
+            Unproven::Gone => "the tenant of this address is gone from the settings of this daemon".into(),
+        }
     }
 }
 
@@ -111,7 +131,8 @@ mod tests {
 
     #[test]
     fn replies_are_well_formed() {
-        for refusal in [Refusal::Full, Refusal::Sessions, Refusal::Forbidden { uid: 7 }] {
+        let unproven = [Unproven::Uid(7), Unproven::Nothing, Unproven::Gone].map(Refusal::Forbidden);
+        for refusal in [Refusal::Full, Refusal::Sessions].into_iter().chain(unproven) {
             let reply = refusal.reply();
             let (head, body) = reply.split_once("\r\n\r\n").unwrap();
             assert!(head.contains(&format!("Content-Length: {}", body.len())), "{reply}");

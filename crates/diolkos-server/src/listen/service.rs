@@ -9,20 +9,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use diolkos_types::Status;
+use hyper::body::{Body as _, Incoming};
 use tower::ServiceExt as _;
 use tracing::Instrument as _;
 
-use super::body::{Budget, Fault, Messages, Meter, RequestBody};
+use super::body::Budget;
+use super::body::{Fault, Messages, Meter, RequestBody};
+use super::callers::{Callers, Unknown};
 use super::reply::{InFlight, ReplyBody};
 use super::table::ConnState;
 use crate::app::App;
-use crate::limits;
+use crate::logging::limited;
 use crate::metrics::Front;
-use crate::sessions::ConnectionContext;
+use crate::rest::error::HttpError;
+use crate::sessions::ClientSession;
 use crate::trace::{TRACEPARENT, TraceContext};
+use crate::{grpc, limits, rest};
 
 /// The type of what `/metrics` answers: Prometheus' text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -38,9 +43,8 @@ pub(super) struct Fronts {
 pub(super) struct ConnService {
     pub(super) app: Arc<App>,
     pub(super) fronts: Fronts,
-    pub(super) context: ConnectionContext,
+    pub(super) callers: Callers,
     pub(super) connection: Arc<ConnState>,
-    pub(super) budget: Arc<Budget>,
     pub(super) requests: AtomicU64,
 }
 
@@ -56,17 +60,31 @@ impl hyper::service::Service<Request<Incoming>> for ConnService {
         let in_flight = InFlight::begin(self.connection.clone(), number);
         let front = front_of(&request);
         let trace = TraceContext::from_headers(request.headers());
-        tracing::debug!(peer = %self.context.peer, method = %request.method(), path = request.uri().path(), "request");
-        let meter = Meter::new(self.budget.clone());
+        let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
+        let context = match self.callers.context(authorization) {
+            Ok(context) => context,
+            Err(unknown) => {
+                limited!(warn, peer = %self.callers.peer, ?unknown, "refused a request");
+                return self.turn_away(front, unknown_caller(front, unknown), in_flight);
+            }
+        };
+        tracing::debug!(peer = %context.peer, tenant = %context.session.tenant(), method = %request.method(), path = request.uri().path(), "request");
+        let session = context.session.clone();
+        if let Some(status) = over_rate(&session, front, &request) {
+            return self.turn_away(front, refusal(front, status), in_flight);
+        }
+        let may_read_metrics = self.app.directory().rights(session.tenant()).metrics;
+        let budget = session.bodies.clone();
+        let meter = Meter::new(budget.clone());
         let timeout = self.app.settings().limits.body_timeout.get();
         let messages = (front == Front::Grpc).then(|| Messages::new(self.connection.clone(), number));
         let mut request =
             request.map(|body| Body::new(RequestBody::new(body, meter.clone(), messages, timeout)));
-        request.extensions_mut().insert(self.context.clone());
-        let (app, fronts, budget) = (self.app.clone(), self.fronts.clone(), self.budget.clone());
+        request.extensions_mut().insert(context);
+        let (app, fronts) = (self.app.clone(), self.fronts.clone());
         let span = trace.map_or_else(tracing::Span::none, TraceContext::span);
         let answer = async move {
-            let reply = route(&app, fronts, front, request).await;
+            let reply = route(&app, fronts, front, may_read_metrics, request).await;
             let mut reply = match meter.reply_begins() {
                 None => reply,
                 Some(fault) => body_fault(front, fault),
@@ -81,6 +99,51 @@ impl hyper::service::Service<Request<Incoming>> for ConnService {
     }
 }
 
+impl ConnService {
+    /// An answer that needs nothing of the request.
+    fn turn_away(&self, front: Front, reply: Response<Body>, in_flight: InFlight) -> Reply {
+        self.app.counters.answered(front, reply.status());
+        // Short and made of constants, so it is charged to nobody.
+        let budget = Budget::new(u64::MAX);
+        let reply = reply.map(|body| ReplyBody::new(body, in_flight, budget, front == Front::Grpc));
+        Box::pin(std::future::ready(Ok(reply)))
+    }
+}
+
+/// Why a request with a large body need not be read, if its tenant sends too many. Smaller ones are refused by the engine.
+fn over_rate(session: &ClientSession, front: Front, request: &Request<Incoming>) -> Option<Status> {
+    let is_large =
+        request.body().size_hint().upper().is_none_or(|bytes| bytes >= limits::UNREAD_BODY_BYTES_MIN);
+    let infers = match front {
+        Front::Rest => request.uri().path().ends_with("/infer"),
+        Front::Grpc => request.uri().path().ends_with("/ModelInfer"),
+        Front::Metrics => false,
+    };
+    (is_large && infers).then(|| session.over_rate()).flatten()
+}
+
+/// A status in the words of a front.
+fn refusal(front: Front, status: Status) -> Response<Body> {
+    if front == Front::Grpc {
+        return grpc::error::of_status(&status).into_http();
+    }
+    rest::reply::error(HttpError::from(status))
+}
+
+/// What a request is told that is nobody's.
+fn unknown_caller(front: Front, unknown: Unknown) -> Response<Body> {
+    let message = match unknown {
+        Unknown::NoSession(status) => return refusal(front, status),
+        Unknown::NoToken => "this address serves those who show a token: send `authorization: Bearer TOKEN`",
+        Unknown::WrongToken => "this is no token of anybody here",
+    };
+    if front == Front::Grpc {
+        return tonic::Status::unauthenticated(message).into_http();
+    }
+    let error = HttpError::new(StatusCode::UNAUTHORIZED, message);
+    rest::reply::error(error.with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")))
+}
+
 fn front_of<B>(request: &Request<B>) -> Front {
     let content_type = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
     if content_type.is_some_and(|value| value.starts_with(b"application/grpc")) {
@@ -92,8 +155,20 @@ fn front_of<B>(request: &Request<B>) -> Front {
     }
 }
 
-async fn route(app: &App, fronts: Fronts, front: Front, request: Request<Body>) -> Response<Body> {
+async fn route(
+    app: &App,
+    fronts: Fronts,
+    front: Front,
+    may_read_metrics: bool,
+    request: Request<Body>,
+) -> Response<Body> {
     let router = match front {
+        Front::Metrics if !may_read_metrics => {
+            return error(
+                StatusCode::FORBIDDEN,
+                "metrics tell about all tenants, and yours may not read them (tenants.NAME.metrics)",
+            );
+        }
         Front::Metrics => return metrics(app, request.method()),
         Front::Rest => fronts.rest,
         Front::Grpc => fronts.grpc,

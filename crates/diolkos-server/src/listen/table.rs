@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use diolkos_types::TenantId;
 use tokio::sync::Notify;
 
 use super::activity::Activity;
@@ -14,14 +15,17 @@ use crate::limits;
 /// A connection, as others see it.
 #[derive(Debug)]
 pub(super) struct ConnState {
+    /// Whose it is; `None` until somebody shows a token.
+    tenant: Option<TenantId>,
     activity: Mutex<Activity>,
     evicted: AtomicBool,
     evict: Notify,
 }
 
 impl ConnState {
-    fn new() -> ConnState {
+    fn new(tenant: Option<TenantId>) -> ConnState {
         ConnState {
+            tenant,
             activity: Mutex::new(Activity::new(Instant::now())),
             evicted: AtomicBool::new(false),
             evict: Notify::new(),
@@ -49,8 +53,16 @@ pub(crate) struct Table {
 #[derive(Debug, Default)]
 struct State {
     connections: HashMap<u64, Arc<ConnState>>,
+    /// Connections of each tenant, and how many of them are making room.
+    counts: HashMap<Option<TenantId>, Counts>,
     evicting: usize,
     next: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    all: u64,
+    evicting: u64,
 }
 
 /// Every connection is busy, or enough of the idle ones are just making room.
@@ -62,17 +74,30 @@ impl Table {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Enters a connection. Past `limit` the longest idle one is told to make room, which takes a moment:
-    /// there may be `limit` + [`limits::EVICTING_MAX`] at once. Says whether one was.
-    pub(super) fn enter(self: &Arc<Self>, limit: usize) -> Result<(Entry, bool), Full> {
+    /// Enters a connection of a tenant. Past `limit`, or past `own_limit` of the tenant's own, the longest idle one is
+    /// told to make room, which takes a moment: there may be `limit` + [`limits::EVICTING_MAX`] at once. Past its own limit
+    /// a tenant makes room itself; past everybody's, the one that has most does. Says whether one was told.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        tenant: Option<TenantId>,
+        limit: usize,
+        own_limit: u64,
+    ) -> Result<(Entry, bool), Full> {
         let mut state = self.lock();
-        let evicts = state.connections.len() - state.evicting >= limit;
-        if evicts {
+        let own = state.counts.get(&tenant).copied().unwrap_or_default();
+        let evicts = if own.all - own.evicting >= own_limit {
+            state.evict_longest_idle_of(Some(&tenant))?;
+            true
+        } else if state.connections.len() - state.evicting >= limit {
             state.evict_longest_idle()?;
-        }
+            true
+        } else {
+            false
+        };
         let number = state.next;
         state.next += 1;
-        let connection = Arc::new(ConnState::new());
+        state.counts.entry(tenant.clone()).or_default().all += 1;
+        let connection = Arc::new(ConnState::new(tenant));
         state.connections.insert(number, connection.clone());
         drop(state);
         Ok((Entry { table: self.clone(), number, connection }, evicts))
@@ -101,17 +126,29 @@ impl Table {
 }
 
 impl State {
-    /// Looks at every connection: this happens only past the limit, and a look takes tens of nanoseconds.
+    /// Of the tenant that has most, if one of its is idle, so that whoever opens many does not push others out; else of
+    /// anybody.
     fn evict_longest_idle(&mut self) -> Result<(), Full> {
+        let most = self.counts.iter().max_by_key(|(_, counts)| counts.all - counts.evicting);
+        let most = most.map(|(tenant, _)| tenant.clone());
+        self.evict_longest_idle_of(most.as_ref()).or_else(|Full| self.evict_longest_idle_of(None))
+    }
+
+    /// Looks at every connection: this happens only past the limit, and a look takes tens of nanoseconds.
+    fn evict_longest_idle_of(&mut self, tenant: Option<&Option<TenantId>>) -> Result<(), Full> {
         if self.evicting >= limits::EVICTING_MAX {
             return Err(Full);
         }
-        let candidates = self.connections.values().filter(|other| !other.evicted.load(Ordering::Relaxed));
+        let candidates = self.connections.values().filter(|other| {
+            !other.evicted.load(Ordering::Relaxed) && tenant.is_none_or(|tenant| *tenant == other.tenant)
+        });
         let idle = candidates.filter_map(|other| Some((other.activity().idle_since()?, other)));
         let (_, longest) = idle.min_by_key(|(since, _)| *since).ok_or(Full)?;
         // Only this function sets it, under the table's lock.
         longest.evicted.store(true, Ordering::Relaxed);
         longest.evict.notify_one();
+        let tenant = longest.tenant.clone();
+        self.counts.entry(tenant).or_default().evicting += 1;
         self.evicting += 1;
         Ok(())
     }
@@ -136,8 +173,14 @@ impl Drop for Entry {
     fn drop(&mut self) {
         let mut state = self.table.lock();
         state.connections.remove(&self.number);
-        if self.connection.evicted.load(Ordering::Relaxed) {
-            state.evicting -= 1;
+        let evicted = self.connection.evicted.load(Ordering::Relaxed);
+        state.evicting -= usize::from(evicted);
+        if let Some(counts) = state.counts.get_mut(&self.connection.tenant) {
+            counts.all -= 1;
+            counts.evicting -= u64::from(evicted);
+            if counts.all == 0 {
+                state.counts.remove(&self.connection.tenant);
+            }
         }
         let empty = state.connections.is_empty();
         drop(state);
@@ -156,33 +199,64 @@ mod tests {
     #[tokio::test]
     async fn the_longest_idle_makes_room() {
         let table = Arc::new(Table::default());
-        let (first, _) = table.enter(2).unwrap();
-        let (second, evicted) = table.enter(2).unwrap();
+        let (first, _) = table.enter(None, 2, u64::MAX).unwrap();
+        let (second, evicted) = table.enter(None, 2, u64::MAX).unwrap();
         assert!(!evicted);
         let later = Instant::now() + Duration::from_secs(1);
         first.connection().activity().request_began(0);
         first.connection().activity().request_ended(later, 0);
-        let (third, evicted) = table.enter(2).unwrap();
+        let (third, evicted) = table.enter(None, 2, u64::MAX).unwrap();
         assert!(evicted);
         second.connection().evicted().await;
         // The one that is being evicted no longer counts, and is not chosen again.
         third.connection().activity().request_began(0);
-        let (fourth, _) = table.enter(2).unwrap();
+        let (fourth, _) = table.enter(None, 2, u64::MAX).unwrap();
         first.connection().evicted().await;
         fourth.connection().activity().request_began(0);
-        assert_eq!(table.enter(2).unwrap_err(), Full, "two busy ones and two that are closing");
+        assert_eq!(
+            table.enter(None, 2, u64::MAX).unwrap_err(),
+            Full,
+            "two busy ones and two that are closing"
+        );
         drop((first, second));
         assert_eq!(table.len(), 2);
-        assert_eq!(table.enter(2).unwrap_err(), Full);
+        assert_eq!(table.enter(None, 2, u64::MAX).unwrap_err(), Full);
         drop((third, fourth));
         table.wait_empty().await;
         assert!(!table.make_room());
     }
 
+    #[tokio::test]
+    async fn whoever_has_most_makes_room() {
+        let table = Arc::new(Table::default());
+        let id = |name: &str| Some(TenantId::new(name));
+        let (first, _) = table.enter(id("quiet"), 4, 9).unwrap();
+        let flood: Vec<_> = (0..3).map(|_| table.enter(id("flood"), 4, 9).unwrap().0).collect();
+        // The quiet one's is idle for longest, and stays.
+        let (_more, evicted) = table.enter(id("flood"), 4, 9).unwrap();
+        assert!(evicted && !first.connection().evicted.load(Ordering::Relaxed));
+        flood[0].connection().evicted().await;
+        // At its own limit a tenant makes room itself, or has none.
+        let (_last, evicted) = table.enter(id("flood"), 100, 3).unwrap();
+        assert!(evicted);
+        flood[1].connection().evicted().await;
+        flood[2].connection().activity().request_began(0);
+        for busy in [&_more, &_last] {
+            busy.connection().activity().request_began(0);
+        }
+        assert_eq!(table.enter(id("flood"), 100, 3).unwrap_err(), Full);
+        // When all that it has are busy, anybody's idle one goes.
+        let (_other, evicted) = table.enter(id("other"), 4, 9).unwrap();
+        assert!(evicted);
+        first.connection().evicted().await;
+        drop(flood);
+        assert_eq!(table.lock().counts[&id("flood")].all, 2);
+    }
+
     #[test]
     fn a_burst_goes_past_the_limit_only_so_far() {
         let table = Arc::new(Table::default());
-        let entries: Vec<_> = (0..).map_while(|_| table.enter(3).ok()).take(1000).collect();
+        let entries: Vec<_> = (0..).map_while(|_| table.enter(None, 3, u64::MAX).ok()).take(1000).collect();
         assert_eq!(entries.len(), 3 + limits::EVICTING_MAX);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use axum::http::StatusCode;
 use diolkos_engine::account::Gauge;
 
-use crate::listen::{Budget, Expired, Refusal, Transport};
+use crate::listen::{Budget, Expired, Refusal, Transport, Unproven};
 
 /// Who answers a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +113,7 @@ fn transport(transport: Transport) -> usize {
 }
 
 const TRANSPORTS: [Transport; 2] = [Transport::Unix, Transport::Tcp];
-const REFUSALS: [Refusal; 3] = [Refusal::Full, Refusal::Sessions, Refusal::Forbidden { uid: 0 }];
+const REFUSALS: [Refusal; 3] = [Refusal::Full, Refusal::Sessions, Refusal::Forbidden(Unproven::Nothing)];
 const EXPIRED: [(Expired, &str); 3] =
     [(Expired::Idle, "idle"), (Expired::Header, "header"), (Expired::Reply, "reply")];
 
@@ -154,7 +154,7 @@ impl Counters {
         let index = match refusal {
             Refusal::Full => 0,
             Refusal::Sessions => 1,
-            Refusal::Forbidden { .. } => 2,
+            Refusal::Forbidden(_) => 2,
         };
         add(&self.refused[index]);
     }
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn labels_and_counts_belong_together() {
         let counters = Counters::default();
-        counters.refused(Refusal::Forbidden { uid: 7 });
+        counters.refused(Refusal::Forbidden(Unproven::Uid(7)));
         counters.expired(Expired::Header);
         counters.answered(Front::Grpc, StatusCode::OK);
         counters.answered(Front::Rest, StatusCode::from_u16(999).unwrap());

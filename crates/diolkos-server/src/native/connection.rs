@@ -23,7 +23,7 @@ use diolkos_engine::{Reply, ReplySink, Ticket};
 use diolkos_shm::bell::Bell;
 use diolkos_shm::region::{Pages, Region};
 use diolkos_shm::spin::Spin;
-use diolkos_types::{Code, Signature, Status};
+use diolkos_types::{Code, Signature, Status, TenantId};
 use diolkos_wire::{
     Failed, Features, Header, Hello, Infer, Inferred, Limits, Message, OpenChannel, PREFACE, Place,
     RegisterRegion, ResultPlace, TensorRef, Welcome, choose_version, hello,
@@ -37,8 +37,9 @@ use super::ring::{self, Lane};
 use super::session::{NativeSession, place_outputs, positions, timing_of};
 use super::{NativeFront, control, limits};
 use crate::app::App;
-use crate::listen::{Budget, Peer, Socket, Stop};
-use crate::sessions::{ClientSession, tenant_of};
+use crate::identity::Claim;
+use crate::listen::{Budget, Peer, Socket, Stop, Transport};
+use crate::sessions::ClientSession;
 
 /// What the daemon calls itself.
 const SERVER: &str = concat!("diolkos ", env!("CARGO_PKG_VERSION"));
@@ -52,7 +53,6 @@ pub(crate) fn speaks_native(bytes: &[u8]) -> bool {
 pub(crate) struct Native {
     pub(crate) app: Arc<App>,
     pub(crate) front: Arc<NativeFront>,
-    pub(crate) budget: Arc<Budget>,
     pub(crate) socket: Socket,
     pub(crate) peer: Peer,
 }
@@ -78,7 +78,7 @@ impl Native {
         let settings = self.app.settings();
         let patience = settings.limits.body_timeout.get();
         let reader = Reader::new(self.socket.clone(), replay, patience);
-        let peer = self.peer;
+        let peer = self.peer.clone();
         if let Err(end) = self.converse(reader, patience, stop).await {
             tracing::debug!(%peer, %end, "a native connection ended");
         }
@@ -106,11 +106,12 @@ impl Native {
         Outgoing::new(id, &Message::Welcome(welcome)).write(&mut socket, patience).await?;
 
         let (answers, queue) = mpsc::channel(limits::ANSWERS_MAX);
+        let budget = session.client.bodies.clone();
         let conversation = Conversation {
             session: Arc::new(session),
             app: self.app,
             front: self.front,
-            budget: self.budget,
+            budget,
             limits,
             features,
             answers,
@@ -145,7 +146,7 @@ impl Native {
         let (header, message) =
             greeting.unwrap_or(Err(ReadError::Slow)).map_err(|error| (0, End::from(error)))?;
         let refused = |status| (header.id, End::Refused(status));
-        let Hello { version_min, version_max, features, client, token: _ } = match message {
+        let Hello { version_min, version_max, features, client, token } = match message {
             Ok(Message::Hello(hello)) => hello,
             Ok(other) => {
                 let text = format!("the first message has to be `Hello`, and this is `{:?}`", other.kind());
@@ -156,15 +157,34 @@ impl Native {
         choose_version(version_min, version_max)
             .map_err(|error| refused(Status::new(Code::Unsupported, error.to_string())))?;
         let settings = self.app.settings();
-        let session = self.app.engine.open_session(&tenant_of(&self.peer, &settings)).map_err(refused)?;
+        let tenant = self.tenant(&token.0).map_err(refused)?;
+        let session = ClientSession::open(&self.app, &tenant).map_err(refused)?;
         tracing::debug!(peer = %self.peer, client = &*client, session = %session.id().0, "a native client");
         let offered = match self.socket {
             Socket::Unix(_) => Features::SHARED_MEMORY.union(Features::FUTEX).union(Features::EVENTFD),
             Socket::Tcp(_) => Features::default(),
         };
         let copied = self.app.counters.copied();
-        let session = NativeSession::new(ClientSession::new(session), limits::of(&settings), copied);
+        let session = NativeSession::new(session, limits::of(&settings), copied);
         Ok((header.id, session, features.intersection(offered)))
+    }
+}
+
+impl Native {
+    /// Who this is: as for the other fronts, a token counts where the transport is TCP.
+    fn tenant(&self, token: &[u8]) -> Result<TenantId, Status> {
+        let directory = self.app.directory();
+        let denied = |text: &str| Status::new(Code::PermissionDenied, text);
+        if !token.is_empty() && self.peer.transport == Transport::Tcp && directory.knows_tokens() {
+            let token = std::str::from_utf8(token).ok();
+            let tenant = token.and_then(|token| directory.of_token(&self.peer, token));
+            return tenant.ok_or_else(|| denied("this is no token of anybody here"));
+        }
+        match directory.claim(&self.peer) {
+            Claim::Tenant(tenant) => Ok(tenant),
+            Claim::Token => Err(denied("this address serves those who show a token")),
+            Claim::Nobody => Err(denied("this daemon serves you no more")),
+        }
     }
 }
 
@@ -329,7 +349,8 @@ impl Conversation {
                 "the descriptor of the region's memory file has to come with the message (SCM_RIGHTS)",
             )
         })?;
-        self.session.regions.register(register.region, register.length, file)
+        let charge = |bytes| self.session.client.charge_region(bytes).map(Some);
+        self.session.regions.register(register.region, register.length, file, charge)
     }
 
     fn check_shared_memory(&self) -> Result<(), Status> {

@@ -42,17 +42,17 @@ async fn answer_or_fail(
         }
         Message::Load(load) => {
             let call = LoadCall { name: load.name.into(), config: None, files: Vec::new() };
-            repository::load(&app.engine, app.settings().models.client_load, call).await?;
+            repository::load(app, &session.client, call).await?;
             one(Message::Done)
         }
         Message::Unload(unload) => {
-            repository::unload(&app.engine, app.settings().models.client_load, &unload.name).await?;
+            repository::unload(app, &session.client, &unload.name).await?;
             one(Message::Done)
         }
-        Message::List => Ok(list(app, session)),
+        Message::List => Ok(list(session)),
         Message::Stats(stats) => {
             let name = Some(&*stats.name).filter(|name| !name.is_empty());
-            stats_of(app, session, name)
+            stats_of(session, name)
         }
         other => Err(Status::new(
             Code::InvalidArgument,
@@ -73,8 +73,8 @@ async fn open_model(app: &App, session: &NativeSession, open: OpenModel) -> Resu
     session.open(&name, version, &bound).map(Message::ModelOpened)
 }
 
-fn list(app: &App, session: &NativeSession) -> Vec<Message> {
-    let rows = repository::index(&app.engine, &session.client, false);
+fn list(session: &NativeSession) -> Vec<Message> {
+    let rows = repository::index(&session.client, false);
     let entries: Vec<ModelEntry> = rows
         .into_iter()
         .map(|row| ModelEntry {
@@ -92,8 +92,8 @@ fn list(app: &App, session: &NativeSession) -> Vec<Message> {
     in_parts(&entries, |models| Message::Models(Models { models }))
 }
 
-fn stats_of(app: &App, session: &NativeSession, name: Option<&str>) -> Result<Vec<Message>, Status> {
-    let all = statistics::statistics(&app.engine, &session.client, name, None)?;
+fn stats_of(session: &NativeSession, name: Option<&str>) -> Result<Vec<Message>, Status> {
+    let all = statistics::statistics(&session.client, name, None)?;
     let entries: Vec<StatsEntry> = all
         .into_iter()
         .map(|stats| StatsEntry {

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use diolkos_backend::{Buffer, SharedMemory};
+use diolkos_engine::RegionCharge;
 use diolkos_shm::mapping::Mapping;
 use diolkos_shm::region::Region;
 use diolkos_shm::segment::Segment as _;
@@ -21,6 +22,8 @@ use crate::metrics::Copied;
 pub(super) struct RegionMemory {
     mapping: Arc<Mapping>,
     copied: Arc<Copied>,
+    /// Its tenant is charged until the last job that uses it lets go.
+    _charge: Option<RegionCharge>,
 }
 
 impl SharedMemory for RegionMemory {
@@ -80,8 +83,14 @@ impl Regions {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a region. `length` is what the client says that it has.
-    pub(super) fn register(&self, number: u16, length: u64, file: OwnedFd) -> Result<(), Status> {
+    /// Takes a region. `length` is what the client says that it has; `charge` charges its tenant.
+    pub(super) fn register(
+        &self,
+        number: u16,
+        length: u64,
+        file: OwnedFd,
+        charge: impl FnOnce(u64) -> Result<Option<RegionCharge>, Status>,
+    ) -> Result<(), Status> {
         let Limits { regions_max, region_bytes_max, regions_bytes_max, .. } = self.limits;
         let region =
             Region::open(file, region_bytes_max).map_err(|error| Status::invalid(error.to_string()))?;
@@ -111,8 +120,9 @@ impl Regions {
             );
             return Err(Status::new(Code::TooLarge, message));
         }
+        let charge = charge(bytes)?;
         table.bytes += bytes;
-        let memory = RegionMemory { mapping, copied: self.copied.clone() };
+        let memory = RegionMemory { mapping, copied: self.copied.clone(), _charge: charge };
         table.regions.insert(number, Arc::new(memory));
         Ok(())
     }
@@ -164,6 +174,10 @@ mod tests {
         (region, file)
     }
 
+    fn free(_: u64) -> Result<Option<RegionCharge>, Status> {
+        Ok(None)
+    }
+
     fn limits() -> Limits {
         Limits { regions_max: 2, region_bytes_max: 8192, regions_bytes_max: 12_288, ..Limits::default() }
     }
@@ -172,21 +186,21 @@ mod tests {
     fn numbers_sizes_and_sums_have_bounds() {
         let regions = Regions::new(limits(), Arc::default());
         let refused = |number, announced, len| {
-            let error = regions.register(number, announced, file(len).1).unwrap_err();
+            let error = regions.register(number, announced, file(len).1, free).unwrap_err();
             error.message().to_owned()
         };
-        regions.register(7, 8192, file(8192).1).unwrap();
+        regions.register(7, 8192, file(8192).1, free).unwrap();
         assert!(refused(7, 4096, 4096).contains("region 7 is registered"));
         assert!(refused(1, 4096, 8192).contains("has 8192 bytes, and 4096 were announced"));
         assert!(refused(1, 8193, 8193).contains("between 1 and 8192"));
         assert!(refused(1, 8192, 8192).contains("8192 of 12288 are taken"));
-        regions.register(1, 4096, file(4096).1).unwrap();
+        regions.register(1, 4096, file(4096).1, free).unwrap();
         assert!(refused(2, 1, 1).contains("2 regions are registered"));
         regions.close(7).unwrap();
         assert_eq!(regions.close(7).unwrap_err().code(), Code::NotFound);
-        regions.register(2, 8192, file(8192).1).unwrap();
+        regions.register(2, 8192, file(8192).1, free).unwrap();
         let unsealed = std::fs::File::open("/proc/self/exe").unwrap();
-        let error = regions.register(3, 1, unsealed.into()).unwrap_err();
+        let error = regions.register(3, 1, unsealed.into(), free).unwrap_err();
         assert!(error.message().contains("F_SEAL_SHRINK"), "{error}");
     }
 
@@ -194,7 +208,7 @@ mod tests {
     fn pieces_lie_inside_and_outlive_their_region() {
         let regions = Regions::new(limits(), Arc::default());
         let (ours, file) = file(4096);
-        regions.register(0, 4096, file).unwrap();
+        regions.register(0, 4096, file, free).unwrap();
         ours.mapping().write(4090, &[1, 2, 3, 4, 5, 6]);
         let extent = |offset, length| Extent { region: 0, offset, length };
         let buffer = regions.buffer(&extent(4091, 5)).unwrap();

@@ -104,8 +104,8 @@ pub(crate) async fn bound(
 ) -> Result<Arc<LoadedVersion>, Status> {
     let handle = session.open(name, version)?;
     let cold = || {
-        let entry = engine.store().find(name);
-        entry.is_some_and(|entry| matches!(entry.bind(version), Err(BindError::Cold)))
+        let entry = session.find(name);
+        entry.is_ok_and(|entry| matches!(entry.bind(version), Err(BindError::Cold)))
     };
     if cold() {
         let (send, receive) = oneshot::channel();
@@ -122,16 +122,11 @@ pub(crate) async fn bound(
 }
 
 /// Whether a request would be served now; a model that is loaded on first use would. Unknown ones are an error.
-pub(crate) fn is_ready(
-    engine: &Engine,
-    session: &Session,
-    name: &str,
-    version: Option<u64>,
-) -> Result<bool, Status> {
+pub(crate) fn is_ready(session: &Session, name: &str, version: Option<u64>) -> Result<bool, Status> {
     let handle = session.open(name, version)?;
     session.close(handle)?;
-    let entry = engine.store().find(name);
-    Ok(entry.is_some_and(|entry| matches!(entry.bind(version), Ok(_) | Err(BindError::Cold))))
+    let entry = session.find(name);
+    Ok(entry.is_ok_and(|entry| matches!(entry.bind(version), Ok(_) | Err(BindError::Cold))))
 }
 
 /// A model's metadata.
@@ -142,9 +137,9 @@ pub(crate) async fn model_metadata(
     version: Option<u64>,
 ) -> Result<ModelMetadata, Status> {
     let bound = bound(engine, session, name, version).await?;
-    let versions = match engine.store().find(name) {
-        Some(entry) => entry.versions(),
-        None => vec![bound.version],
+    let versions = match session.find(name) {
+        Ok(entry) => entry.versions(),
+        Err(_) => vec![bound.version],
     };
     let batched = max_batch_size(&bound) > 0;
     let tensors = |specs: &[TensorSpec]| specs.iter().map(|spec| tensor_metadata(spec, batched)).collect();

@@ -10,6 +10,8 @@ use diolkos_engine::{ControlReply, ControlRequest, Engine, Session};
 use diolkos_types::{Code, Status};
 use tokio::sync::oneshot;
 
+use crate::app::App;
+
 /// A load request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LoadCall {
@@ -22,33 +24,44 @@ pub(crate) struct LoadCall {
 }
 
 /// What there is, by name and version; with `ready` only what serves.
-pub(crate) fn index(engine: &Engine, _session: &Session, ready: bool) -> Vec<IndexRow> {
-    // Every tenant sees the shared namespace; with namespaces of their own, the session will say which.
-    let rows = engine.store().index().into_iter();
+pub(crate) fn index(session: &Session, ready: bool) -> Vec<IndexRow> {
+    let rows = session.index().into_iter();
     rows.filter(|row| !ready || row.state == IndexState::Ready).collect()
 }
 
-/// Whether clients may load and unload at all. Fronts ask before they take a body in.
-pub(crate) fn check_allowed(allowed: bool) -> Result<(), Status> {
-    if allowed {
-        return Ok(());
+/// Whether this client may load and unload at all. Fronts ask before they take a body in.
+pub(crate) fn check_allowed(app: &App, session: &Session) -> Result<(), Status> {
+    let denied = |text: &str| Err(Status::new(Code::PermissionDenied, text));
+    if !app.settings().models.client_load {
+        return denied(
+            "loading and unloading by clients is off; the operator turns it on with `models.client_load = true`",
+        );
     }
-    Err(Status::new(
-        Code::PermissionDenied,
-        "loading and unloading by clients is off; the operator turns it on with `models.client_load = true`",
-    ))
+    if !session.may_load() {
+        return denied(
+            "your tenant may not load and unload models; the operator says who may (tenants.NAME.load)",
+        );
+    }
+    Ok(())
 }
 
 /// Loads a model that is installed, or one that the call brings.
-pub(crate) async fn load(engine: &Engine, allowed: bool, call: LoadCall) -> Result<(), Status> {
-    check_allowed(allowed)?;
-    control(engine, control_request(call)?).await.map(drop)
+pub(crate) async fn load(app: &App, session: &Session, call: LoadCall) -> Result<(), Status> {
+    check_allowed(app, session)?;
+    session.check_may_load(&call.name)?;
+    if !call.files.is_empty() && !app.settings().tenants.is_empty() {
+        // What a client brings would be everybody's: there is one namespace so far.
+        let text = "a model that a client brings would be loaded for everybody, so it is refused where there are tenants";
+        return Err(Status::new(Code::PermissionDenied, text));
+    }
+    control(&app.engine, control_request(call)?).await.map(drop)
 }
 
 /// Unloads a model.
-pub(crate) async fn unload(engine: &Engine, allowed: bool, name: &str) -> Result<(), Status> {
-    check_allowed(allowed)?;
-    control(engine, ControlRequest::Unload { name: name.to_owned() }).await.map(drop)
+pub(crate) async fn unload(app: &App, session: &Session, name: &str) -> Result<(), Status> {
+    check_allowed(app, session)?;
+    session.check_may_load(name)?;
+    control(&app.engine, ControlRequest::Unload { name: name.to_owned() }).await.map(drop)
 }
 
 async fn control(engine: &Engine, request: ControlRequest) -> Result<ControlReply, Status> {
@@ -130,6 +143,5 @@ mod tests {
             assert!(call(None, &[path]).unwrap_err().message().contains(path), "{path}");
         }
         assert!(call(None, &["1/m", "1/m"]).unwrap_err().message().contains("twice"));
-        assert_eq!(check_allowed(false).unwrap_err().code(), Code::PermissionDenied);
     }
 }

@@ -6,9 +6,9 @@
 
 use std::sync::atomic::Ordering;
 
+use diolkos_engine::Session;
 use diolkos_engine::account::Total;
 use diolkos_engine::store::LoadedVersion;
-use diolkos_engine::{Engine, Session};
 use diolkos_types::Status;
 
 /// How often, and how long in all.
@@ -74,22 +74,21 @@ impl VersionStatistics {
 
 /// The counters of a model's versions that serve, of one of them, or of everything that serves.
 pub(crate) fn statistics(
-    engine: &Engine,
     session: &Session,
     name: Option<&str>,
     version: Option<u64>,
 ) -> Result<Vec<VersionStatistics>, Status> {
     let Some(name) = name else {
-        let all = engine.store().entries();
+        let all = session.entries();
         let versions = all.iter().flat_map(|entry| entry.ready());
         return Ok(versions.map(|loaded| VersionStatistics::of(&loaded)).collect());
     };
     // Opening says what is unknown, in the words that inference has for it.
     session.close(session.open(name, version)?)?;
-    let entry = engine.store().find(name);
-    let ready = entry
-        .iter()
-        .flat_map(|entry| entry.ready())
+    let ready = session
+        .find(name)?
+        .ready()
+        .into_iter()
         .filter(|loaded| version.is_none_or(|version| loaded.version == version));
     Ok(ready.map(|loaded| VersionStatistics::of(&loaded)).collect())
 }

@@ -50,14 +50,16 @@ pub(super) fn tell_timing(reply: &mut Response<Body>, timing: &Timing) {
 
 async fn status(State(app): State<Arc<App>>, Caller(session): Caller) -> Response<Body> {
     let engine = &app.engine;
+    // What the others do shows in these numbers.
+    let sees_all = app.directory().rights(session.tenant()).metrics;
     let device = |device: diolkos_engine::DeviceSnapshot| {
-        json!({
-            "name": device.name,
-            "slots": device.slots,
-            "running": device.running,
-            "waiting": device.waiting,
-            "busy_ns": device.busy_ns,
-        })
+        let mut told = json!({ "name": device.name, "slots": device.slots });
+        if sees_all {
+            told["running"] = device.running.into();
+            told["waiting"] = device.waiting.into();
+            told["busy_ns"] = device.busy_ns.into();
+        }
+        told
     };
     let tenant = engine.tenants().into_iter().find(|tenant| tenant.id == *session.tenant()).map(|tenant| {
         json!({
@@ -65,6 +67,8 @@ async fn status(State(app): State<Arc<App>>, Caller(session): Caller) -> Respons
             "requests": tenant.requests,
             "in_flight": tenant.in_flight,
             "sessions": tenant.sessions,
+            "requests_memory_bytes": tenant.requests_memory,
+            "regions_memory_bytes": tenant.regions_memory,
             "device_ns": tenant.device_ns,
         })
     });
@@ -80,7 +84,7 @@ async fn status(State(app): State<Arc<App>>, Caller(session): Caller) -> Respons
         "uptime_ns": saturating_ns(app.uptime()),
         "phase": phase,
         "devices": engine.devices().into_iter().map(device).collect::<Vec<Value>>(),
-        "models_memory_bytes": engine.store().memory_used(),
+        "models_memory_bytes": sees_all.then(|| engine.store().memory_used()),
         "tenant": tenant,
     }))
 }

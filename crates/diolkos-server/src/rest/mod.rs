@@ -25,11 +25,11 @@ mod body;
 pub(crate) mod decode;
 mod diolkos;
 mod encode;
-mod error;
+pub(crate) mod error;
 mod extract;
 mod infer;
 mod models;
-mod reply;
+pub(crate) mod reply;
 mod repository;
 pub(crate) mod rope;
 

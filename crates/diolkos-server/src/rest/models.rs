@@ -35,9 +35,9 @@ pub(super) async fn metadata(State(app): State<Arc<App>>, target: Target) -> Res
     }))
 }
 
-pub(super) async fn ready(State(app): State<Arc<App>>, target: Target) -> Response<Body> {
+pub(super) async fn ready(target: Target) -> Response<Body> {
     let Target { model, version, session } = target;
-    let found = metadata::is_ready(&app.engine, &session, &model, version);
+    let found = metadata::is_ready(&session, &model, version);
     answer(found.map_err(HttpError::from).map(|ready| {
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         reply::json(status, json!({ "name": model, "ready": ready }).to_string().into_bytes())
@@ -77,14 +77,14 @@ fn config_json(config: &ModelConfigView) -> Value {
     })
 }
 
-pub(super) async fn statistics(State(app): State<Arc<App>>, target: Target) -> Response<Body> {
+pub(super) async fn statistics(target: Target) -> Response<Body> {
     let Target { model, version, session } = target;
-    let found = statistics::statistics(&app.engine, &session, Some(&model), version);
+    let found = statistics::statistics(&session, Some(&model), version);
     answer(found.map_err(HttpError::from).map(|found| ok(&statistics_json(&found))))
 }
 
-pub(super) async fn all_statistics(State(app): State<Arc<App>>, Caller(session): Caller) -> Response<Body> {
-    let found = statistics::statistics(&app.engine, &session, None, None);
+pub(super) async fn all_statistics(Caller(session): Caller) -> Response<Body> {
+    let found = statistics::statistics(&session, None, None);
     answer(found.map_err(HttpError::from).map(|found| ok(&statistics_json(&found))))
 }
 

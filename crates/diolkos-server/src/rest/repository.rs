@@ -33,7 +33,7 @@ pub(super) async fn index(
         let json = whole_body(&app, &session.turn, request).await?;
         let IndexBody { ready } =
             if is_blank(&json) { IndexBody::default() } else { envelope::parse(&json)? };
-        let rows = repository::index(&app.engine, &session, ready);
+        let rows = repository::index(&session, ready);
         let rows = rows.into_iter().map(|row| {
             let version = row.version.map(|version| version.to_string()).unwrap_or_default();
             json!({"name": row.name, "version": version, "state": row.state.name(), "reason": row.reason})
@@ -45,12 +45,11 @@ pub(super) async fn index(
 
 pub(super) async fn load(State(app): State<Arc<App>>, target: Target, request: Request) -> Response<Body> {
     let loaded = async {
-        let allowed = app.settings().models.client_load;
-        repository::check_allowed(allowed)?;
         let Target { model, session, .. } = target;
+        repository::check_allowed(&app, &session)?;
         let json = whole_body(&app, &session.turn, request).await?;
         let call = offload::run(&session.turn, json.len(), move || load_call(model, &json)).await?;
-        repository::load(&app.engine, allowed, call).await?;
+        repository::load(&app, &session, call).await?;
         Ok(ok(&json!({})))
     };
     answer(loaded.await)
@@ -58,8 +57,7 @@ pub(super) async fn load(State(app): State<Arc<App>>, target: Target, request: R
 
 pub(super) async fn unload(State(app): State<Arc<App>>, target: Target, request: Request) -> Response<Body> {
     let unloaded = async {
-        let allowed = app.settings().models.client_load;
-        repository::check_allowed(allowed)?;
+        repository::check_allowed(&app, &target.session)?;
         let json = whole_body(&app, &target.session.turn, request).await?;
         if !is_blank(&json) {
             let body: ParametersOnly<'_> = envelope::parse(&json)?;
@@ -69,7 +67,7 @@ pub(super) async fn unload(State(app): State<Arc<App>>, target: Target, request:
                 params::truth("unload_dependents", dependents)?;
             }
         }
-        repository::unload(&app.engine, allowed, &target.model).await?;
+        repository::unload(&app, &target.session, &target.model).await?;
         Ok(ok(&json!({})))
     };
     answer(unloaded.await)

@@ -4,34 +4,40 @@
 //! `docs/settings.md` lists every key; a test compares it with these structs. Which keys take effect on
 //! SIGHUP is in [`reload`].
 
+mod listen;
 mod parse;
 pub mod reload;
 mod suggest;
+mod tenants;
 mod units;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use diolkos_engine::limits as engine_limits;
 use serde::{Deserialize, Serialize};
 
+pub use listen::Listen;
 pub use parse::{Diagnostic, SettingsError};
-pub use units::{Interval, LogFormat, LogLevel, Mode, Size, UnitError};
-
-use crate::listen::Address;
+pub use tenants::{ClassName, LeaseKind, LeaseSettings, TenantSettings};
+pub use units::{Interval, LogFormat, LogLevel, Mode, RequestRate, Size, UnitError};
 
 /// Everything an operator can set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Where to listen: `unix:PATH` or `tcp:HOST:PORT` (loopback only). Empty: the default socket,
-    /// `$XDG_RUNTIME_DIR/diolkos/diolkos.sock`.
-    pub listen: Vec<Address>,
+    /// Where to listen: `unix:PATH` or `tcp:HOST:PORT` (on loopback), or tables of `address` and what holds there. Empty:
+    /// the default socket, `$XDG_RUNTIME_DIR/diolkos/diolkos.sock`.
+    pub listen: Vec<Listen>,
     /// Permissions of the unix sockets, octal. Default `"0600"`.
     pub socket_mode: Mode,
     /// How long a client process's session outlives its last connection. Default `"5s"`.
     pub linger: Interval,
-    /// Who may connect.
-    pub access: Access,
+    /// The tenant that peers are whom no other one claims. Default: none, so that they are refused.
+    pub anonymous: Option<String>,
+    /// Who may connect, and what they may have. Default: one, named `default`, who may have everything and is the user that
+    /// the daemon runs as.
+    pub tenants: BTreeMap<String, TenantSettings>,
     /// Models: where they are and what they may use.
     pub models: Models,
     /// Bounds of connections and requests.
@@ -44,14 +50,6 @@ pub struct Settings {
     pub log: Log,
     /// How the daemon stops.
     pub shutdown: Shutdown,
-}
-
-/// Who may connect.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Access {
-    /// User ids served on unix sockets besides the daemon's own and root. Default none.
-    pub uids: Vec<u32>,
 }
 
 /// Models: where they are and what they may use.
@@ -150,7 +148,8 @@ impl Default for Settings {
             listen: Vec::new(),
             socket_mode: Mode::OWNER_ONLY,
             linger: Interval::seconds(5),
-            access: Access::default(),
+            anonymous: None,
+            tenants: BTreeMap::new(),
             models: Models::default(),
             limits: Limits::default(),
             engine: EngineSettings::default(),
@@ -249,8 +248,8 @@ impl Settings {
             // Joining an absolute path gives just that path.
             *path = base.join(&*path);
         }
-        for address in &mut self.listen {
-            address.resolve(base);
+        for listen in &mut self.listen {
+            listen.address.resolve(base);
         }
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! Three passes, each over the same text: syntax and unknown keys, types and units, rules between values.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use diolkos_engine::limits as engine_limits;
 use toml::de::{DeTable, DeValue};
 
-use super::{Settings, suggest};
+use super::{LeaseSettings, Settings, TenantSettings, suggest, tenants};
 use crate::limits;
 
 /// What is wrong, and where.
@@ -102,7 +103,7 @@ pub(super) fn parse(text: &str, origin: &Path) -> Result<Settings, SettingsError
     if broken.is_empty() {
         return Ok(settings);
     }
-    let located = broken.into_iter().map(|(key, message)| at(span_of(&tree, key), message));
+    let located = broken.into_iter().map(|(key, message)| at(span_of(&tree, &key), message));
     fail(located.collect())
 }
 
@@ -128,13 +129,24 @@ pub(super) fn check_paths(settings: &Settings, text: &str, origin: &Path) -> Res
     if diagnostics.is_empty() { Ok(()) } else { Err(SettingsError { diagnostics }) }
 }
 
+/// Stands in the tree of keys for a name that the operator chooses.
+pub(super) const ANY_NAME: &str = "NAME";
+
 /// The tree of all keys with their defaults, from the structs themselves.
-pub(super) fn known_keys(settings: &Settings) -> serde_json::Value {
+pub(super) fn known_keys() -> serde_json::Value {
+    let lease = BTreeMap::from([(ANY_NAME.to_owned(), LeaseSettings::default())]);
+    let tenant = TenantSettings { leases: lease, ..TenantSettings::default() };
+    let tenants = BTreeMap::from([(ANY_NAME.to_owned(), tenant)]);
+    tree(&Settings { tenants, ..Settings::default() })
+}
+
+/// Settings as a tree.
+pub(super) fn tree(settings: &Settings) -> serde_json::Value {
     serde_json::to_value(settings).expect("settings are plain data with text keys")
 }
 
 fn unknown_keys(tree: &DeTable<'_>) -> Vec<(Range<usize>, String)> {
-    let known = known_keys(&Settings::default());
+    let known = known_keys();
     let mut found = Vec::new();
     collect_unknown(tree, &known, "", &mut found);
     found.sort_by_key(|(span, _)| span.start);
@@ -152,7 +164,7 @@ fn collect_unknown(
     let Some(known) = known.as_object() else { return };
     for (key, value) in table.iter() {
         let name: &str = key.get_ref();
-        match (known.get(name), value.get_ref()) {
+        match (known.get(name).or_else(|| known.get(ANY_NAME)), value.get_ref()) {
             (None, _) => found.push((key.span(), unknown_key(name, section, known))),
             (Some(below), DeValue::Table(table)) => {
                 collect_unknown(table, below, &format!("{section}{name}."), found);
@@ -195,11 +207,11 @@ fn find<'t, 'i>(tree: &'t DeTable<'i>, key: &str) -> Option<(Range<usize>, &'t D
 }
 
 /// What the types alone do not say. Each complaint names the key that it is about.
-fn broken_rules(settings: &Settings) -> Vec<(&'static str, String)> {
+fn broken_rules(settings: &Settings) -> Vec<(String, String)> {
     let mut broken = Vec::new();
     let mut rule = |key: &'static str, holds: bool, wants: String| {
         if !holds {
-            broken.push((key, format!("{key} {wants}")));
+            broken.push((key.to_owned(), format!("{key} {wants}")));
         }
     };
     let Settings { limits: bounds, models, .. } = settings;
@@ -250,7 +262,39 @@ fn broken_rules(settings: &Settings) -> Vec<(&'static str, String)> {
         settings.listen.len() <= limits::LISTENERS_MAX,
         format!("names {} addresses; at most {} are possible", settings.listen.len(), limits::LISTENERS_MAX),
     );
+    rule(
+        "tenants",
+        settings.tenants.len() <= limits::TENANTS_MAX,
+        format!("names {} tenants; at most {} are possible", settings.tenants.len(), limits::TENANTS_MAX),
+    );
+    broken_names(settings, &mut broken);
+    tenants::broken_rules(&settings.tenants, |key, message| broken.push((key, message)));
     broken
+}
+
+/// Addresses that are not as closed as they look, and tenants that are named and not there.
+fn broken_names(settings: &Settings, broken: &mut Vec<(String, String)>) {
+    let mut tenant_of = |key: &str, name: &str| {
+        // Without any tenants there is one.
+        let known = settings.tenants.contains_key(name) || (settings.tenants.is_empty() && name == "default");
+        if !known {
+            let shown: String = name.chars().take(60).collect();
+            let nearest = suggest::nearest(name, settings.tenants.keys().map(String::as_str));
+            let hint = nearest.map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default();
+            broken.push((key.to_owned(), format!("`{shown}` is none of the tenants{hint}")));
+        }
+    };
+    if let Some(name) = &settings.anonymous {
+        tenant_of("anonymous", name);
+    }
+    for name in settings.listen.iter().filter_map(|listen| listen.tenant.as_deref()) {
+        tenant_of("listen", name);
+    }
+    for listen in settings.listen.iter().filter(|listen| !listen.insecure) {
+        if let Err(error) = listen.address.check_loopback() {
+            broken.push(("listen".into(), error.to_string()));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -317,6 +361,34 @@ mod tests {
             (
                 "[log]\nlevel = \"loud\"",
                 "/etc/d.toml:2:9: `loud` is no log level: error, warn, info, debug and trace are",
+            ),
+            (
+                "listen = [\"tcp:0.0.0.0:80\"]",
+                "/etc/d.toml:1:10: `tcp:0.0.0.0:80` is not on loopback, and TCP is not encrypted: whoever sees the network could read tensors and tokens; listen on unix:PATH and put a proxy in front, or write { address = \"tcp:0.0.0.0:80\", insecure = true } in the settings",
+            ),
+            (
+                "anonymous = \"gest\"\n[tenants.guest]\nrat = \"1/s\"\n[tenants.guest.leases.all]\nkinds = 1\n",
+                "/etc/d.toml:3:1: unknown key `tenants.guest.rat`; did you mean `tenants.guest.rate`?\n\
+                 /etc/d.toml:5:1: unknown key `tenants.guest.leases.all.kinds`; did you mean `tenants.guest.leases.all.kind`?",
+            ),
+            (
+                "anonymous = \"gest\"\n[tenants.guest]\nuids = [1]\n[tenants.b]\nuids = [1]\nburst = 3\n",
+                "/etc/d.toml:1:13: `gest` is none of the tenants; did you mean `guest`?\n\
+                 /etc/d.toml:6:9: tenants.b.burst says nothing without tenants.b.rate\n\
+                 /etc/d.toml:3:8: uid 1 is tenant `b` already",
+            ),
+            (
+                "[tenants.a]\nrate = \"many\"",
+                "/etc/d.toml:2:8: `many` is no rate: write a whole number of requests and /s, /m or /h, such as \"100/s\"",
+            ),
+            (
+                "[tenants.a.leases.x]\nmodels = [\"*\"]\n[tenants.a.leases.y]\nkind = \"compute\"\n",
+                "/etc/d.toml:1:1: lease `x` needs a kind; `kind = \"compute\"` is the one there is\n\
+                 /etc/d.toml:3:1: the leases `x` and `y` are both for all devices; make one of them",
+            ),
+            (
+                "[tenants.a.leases.x]\nkind = \"gpu\"",
+                "/etc/d.toml:2:8: unknown variant `gpu`, expected `compute`",
             ),
             (
                 "socket_mode = \"rw\"",

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a reload (SIGHUP) changes at run time, and what waits for a restart.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::Value;
 
 use super::{Limits, Settings, parse};
@@ -9,7 +11,8 @@ use super::{Limits, Settings, parse};
 /// because a thread, a socket or the store was made from them.
 pub const LIVE: &[&str] = &[
     "linger",
-    "access.",
+    "anonymous",
+    "tenants.",
     "limits.connections_max",
     "limits.body_bytes_max",
     "limits.header_timeout",
@@ -28,7 +31,7 @@ pub fn is_live(key: &str) -> bool {
 /// Every key with its default, in alphabetical order; keys that are unset by default have `null`.
 #[must_use]
 pub fn keys() -> Vec<(String, Value)> {
-    flatten(&Settings::default())
+    flatten(parse::known_keys())
 }
 
 /// What differs between two settings.
@@ -43,8 +46,20 @@ pub struct Changes {
 /// What differs between two settings.
 #[must_use]
 pub fn changes(old: &Settings, new: &Settings) -> Changes {
-    let (old, new) = (flatten(old), flatten(new));
-    let changed = old.into_iter().zip(new).filter(|(old, new)| old.1 != new.1).map(|(old, _)| old.0);
+    let mut changed = Vec::new();
+    for name in old.tenants.keys().chain(new.tenants.keys()).collect::<BTreeSet<_>>() {
+        if old.tenants.get(name) != new.tenants.get(name) {
+            changed.push(format!("tenants.{name}"));
+        }
+    }
+    let without_tenants = |settings: &Settings| {
+        let tenants = BTreeMap::new();
+        flatten(parse::tree(&Settings { tenants, ..settings.clone() }))
+    };
+    let (old, new) = (without_tenants(old), without_tenants(new));
+    changed.extend(old.into_iter().zip(new).filter(|(old, new)| old.1 != new.1).map(|(old, _)| old.0));
+    changed.sort();
+    let changed = changed.into_iter();
     let (live, restart) = changed.partition(|key| is_live(key));
     Changes { live, restart }
 }
@@ -52,10 +67,11 @@ pub fn changes(old: &Settings, new: &Settings) -> Changes {
 /// The settings in force after a reload: those that take effect now from `new`, all others from `old`.
 #[must_use]
 pub(crate) fn merge(old: &Settings, new: Settings) -> Settings {
-    let Settings { linger, access, limits, log, shutdown, .. } = new;
+    let Settings { linger, anonymous, tenants, limits, log, shutdown, .. } = new;
     let mut merged = old.clone();
     merged.linger = linger;
-    merged.access = access;
+    merged.anonymous = anonymous;
+    merged.tenants = tenants;
     merged.limits = Limits {
         request_memory_max: old.limits.request_memory_max,
         requests_memory_max: old.limits.requests_memory_max,
@@ -66,9 +82,9 @@ pub(crate) fn merge(old: &Settings, new: Settings) -> Settings {
     merged
 }
 
-fn flatten(settings: &Settings) -> Vec<(String, Value)> {
+fn flatten(tree: Value) -> Vec<(String, Value)> {
     let mut keys = Vec::new();
-    collect("", parse::known_keys(settings), &mut keys);
+    collect("", tree, &mut keys);
     keys.sort_by(|a, b| a.0.cmp(&b.0));
     keys
 }
@@ -88,7 +104,7 @@ fn collect(prefix: &str, value: Value, keys: &mut Vec<(String, Value)>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::{Interval, Size};
+    use crate::settings::{Interval, Size, TenantSettings};
 
     #[test]
     fn tells_live_from_restart() {
@@ -96,12 +112,12 @@ mod tests {
         let mut new = old.clone();
         assert_eq!(changes(&old, &new), Changes::default());
         new.linger = Interval::seconds(9);
-        new.access.uids.push(7);
+        new.tenants.insert("a".into(), TenantSettings::default());
         new.engine.slots = 3;
         new.limits.requests_memory_max = Size::gibibytes(9);
         new.models.store_dir = Some("/x".into());
         let changes = changes(&old, &new);
-        assert_eq!(changes.live, ["access.uids", "linger"]);
+        assert_eq!(changes.live, ["linger", "tenants.a"]);
         assert_eq!(changes.restart, ["engine.slots", "limits.requests_memory_max", "models.store_dir"]);
     }
 
@@ -109,7 +125,7 @@ mod tests {
     fn what_is_merged_is_what_is_live() {
         // A file in which every value differs from its default.
         let new = Settings::parse(
-            "listen = [\"unix:/s\"]\nsocket_mode = \"0660\"\nlinger = \"1s\"\naccess.uids = [1]\nengine.slots = 1\nchannel.spin = \"0s\"\n\
+            "listen = [\"unix:/s\"]\nsocket_mode = \"0660\"\nlinger = \"1s\"\nanonymous = \"t\"\ntenants.t = {}\nengine.slots = 1\nchannel.spin = \"0s\"\n\
              log = { level = \"debug\", format = \"json\" }\nshutdown.drain_timeout = \"1s\"\n\
              [models]\nrepositories = [\"/r\"]\nfiles = [\"/f\"]\nmemory_max = \"1B\"\nfile_bytes_max = \"1B\"\nlazy = true\n\
              watch_interval = \"1s\"\nclient_load = true\nvariable_dim_max = 1\nstore_dir = \"/d\"\n\
@@ -121,7 +137,9 @@ mod tests {
         .unwrap();
         let old = Settings::default();
         let all = changes(&old, &new);
-        assert_eq!(all.live.len() + all.restart.len(), keys().len(), "a value is the default: {all:?}");
+        // Those of tenants count as one.
+        let keys = keys().into_iter().filter(|(key, _)| !key.starts_with("tenants.")).count() + 1;
+        assert_eq!(all.live.len() + all.restart.len(), keys, "a value is the default: {all:?}");
         let merged = merge(&old, new);
         assert_eq!(changes(&old, &merged), Changes { live: all.live, restart: Vec::new() });
     }

@@ -19,6 +19,9 @@ pub enum UnitError {
     /// A number that does not fit.
     #[error("`{0}` is too large")]
     TooLarge(String),
+    /// No rate.
+    #[error("`{0}` is no rate: write a whole number of requests and /s, /m or /h, such as \"100/s\"")]
+    Rate(String),
     /// No permissions.
     #[error("`{0}` is no file mode: write three octal digits behind a 0, such as \"0600\"")]
     Mode(String),
@@ -64,7 +67,7 @@ macro_rules! text_in_toml {
     )*};
 }
 
-text_in_toml!(Interval, Size, Mode, LogLevel, LogFormat);
+text_in_toml!(Interval, Size, RequestRate, Mode, LogLevel, LogFormat);
 
 /// A length of time, written `"60us"`, `"250ms"`, `"5s"`, `"2m"` or `"1h"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -181,6 +184,61 @@ impl fmt::Display for Size {
         let divides = |shift: u32| self.0 >= 1 << shift && self.0.trailing_zeros() >= shift;
         let (unit, shift) = SIZE_UNITS.into_iter().find(|&(_, shift)| divides(shift)).unwrap_or(("B", 0));
         write!(f, "{}{unit}", self.0 >> shift)
+    }
+}
+
+/// So many requests in a time, written `"100/s"`, `"30/m"` or `"1/h"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RequestRate {
+    requests: u32,
+    unit: char,
+}
+
+impl RequestRate {
+    fn seconds(self) -> u64 {
+        match self.unit {
+            's' => 1,
+            'm' => 60,
+            _ => 3600,
+        }
+    }
+
+    /// Time from one request to the next.
+    #[must_use]
+    pub fn interval(self) -> Duration {
+        Duration::from_secs(self.seconds()) / self.requests
+    }
+
+    /// Requests in a second, at least 1.
+    #[must_use]
+    pub fn per_second(self) -> u32 {
+        (u64::from(self.requests) / self.seconds()).max(1) as u32
+    }
+}
+
+impl FromStr for RequestRate {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<RequestRate, UnitError> {
+        let bad = || UnitError::Rate(excerpt(text));
+        let (number, unit) = split(text).ok_or_else(bad)?;
+        let unit = match unit {
+            "/s" => 's',
+            "/m" => 'm',
+            "/h" => 'h',
+            _ => return Err(bad()),
+        };
+        // More than a million per second is no limit any more, and 0 is none at all.
+        let requests = u32::try_from(number).ok().filter(|&number| number <= 1_000_000);
+        let requests = requests.ok_or_else(|| UnitError::TooLarge(excerpt(text)))?;
+        if requests == 0 { Err(bad()) } else { Ok(RequestRate { requests, unit }) }
+    }
+}
+
+impl fmt::Display for RequestRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.requests, self.unit)
     }
 }
 

@@ -52,7 +52,7 @@ pub(crate) async fn start(settings: &str) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let gate = Gate::new();
     let mut settings = Settings::parse(settings, Path::new("/test.toml")).unwrap();
-    settings.listen.push(Address::Unix(dir.path().join("d.sock")));
+    settings.listen.push(Address::Unix(dir.path().join("d.sock")).into());
     settings.engine.slots = 1;
     let held = FaultyOperation::new(Arc::new(Echo::new()), Plan::always(RunFault::Hold(gate.clone())));
     let mut builtins: Vec<Builtin> = diolkos_builtin::operations()

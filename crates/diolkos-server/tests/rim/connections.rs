@@ -169,7 +169,7 @@ async fn one_path_serves_one_daemon() {
     let fixture = start("").await;
     let path = socket(fixture.dir.path());
     let mut settings = Settings::default();
-    settings.listen.push(Address::Unix(path.clone()));
+    settings.listen.push(Address::Unix(path.clone()).into());
     let second = Daemon::start(settings.clone(), support::deps(&Arc::new(Gate::default()))).await;
     let error = second.unwrap_err();
     assert!(matches!(&error, DaemonError::Listen(_)), "{error:?}");

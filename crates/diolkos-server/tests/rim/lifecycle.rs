@@ -93,8 +93,11 @@ async fn the_engine_is_gone_after_shutdown() {
 #[tokio::test]
 async fn tcp_away_from_loopback_is_refused_even_by_name() {
     let mut settings = Settings::default();
-    settings.listen.push(diolkos_server::Address::Tcp { host: "0".into(), port: 0 });
+    settings.listen.push(diolkos_server::Address::Tcp { host: "0".into(), port: 0 }.into());
     let gate = std::sync::Arc::default();
     let error = diolkos_server::Daemon::start(settings, support::deps(&gate)).await.unwrap_err();
-    assert!(error.to_string().starts_with("`tcp:0:0` is not on loopback (it is 0.0.0.0): "), "{error}");
+    assert!(
+        error.to_string().starts_with("`tcp:0:0` is not on loopback (it is 0.0.0.0), and TCP"),
+        "{error}"
+    );
 }

@@ -24,7 +24,7 @@ async fn child() {
     let path = socket(Path::new(&dir));
     let read = move || {
         let mut settings = Settings::load(&file)?;
-        settings.listen.push(Address::Unix(path.clone()));
+        settings.listen.push(Address::Unix(path.clone()).into());
         Ok(settings)
     };
     let settings = read().unwrap();

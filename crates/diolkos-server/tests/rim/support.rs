@@ -120,7 +120,7 @@ pub(crate) async fn start_with(settings: &str, adapt: impl FnOnce(&Path, Deps) -
     let dir = tempfile::tempdir().unwrap();
     let gate = Arc::new(Gate::default());
     let mut settings = Settings::parse(settings, Path::new("/test.toml")).unwrap();
-    settings.listen.push(Address::Unix(socket(dir.path())));
+    settings.listen.push(Address::Unix(socket(dir.path())).into());
     if settings.engine.slots == 0 {
         settings.engine.slots = 2;
     }

@@ -7,13 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::http::response;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::{Address, ClientError};
+use crate::cli::TOKEN_VARIABLE;
 
 /// Largest answer that is read. Far above what a daemon sends; it keeps a stranger at the address from
 /// filling this process's memory.
@@ -63,6 +64,10 @@ impl Connection {
         }
         for (name, value) in headers {
             request = request.header(*name, value);
+        }
+        // On a unix socket the daemon sees who asks.
+        if let (Address::Tcp(_), Ok(token)) = (&self.address, std::env::var(TOKEN_VARIABLE)) {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
         let request =
             request.body(Full::new(body)).map_err(|error| self.protocol(format!("bad request: {error}")))?;

@@ -11,6 +11,7 @@ mod rehearse;
 mod run;
 mod serve;
 mod show;
+mod token;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -33,6 +34,7 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Bench(args) => bench::run(args),
         Command::BenchBaseline(args) => bench::run_baseline(&args),
         Command::BenchPeer(args) => bench::run_peer(&args),
+        Command::Token(args) => token::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::DemoClient(args) => demo::client::run(&args),
         Command::Rehearse => return Ok(rehearse::run()),
@@ -95,7 +97,8 @@ fn of_client(error: ClientError) -> Failure {
     };
     match error {
         ClientError::Connect { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-            failure.help("the daemon serves another user; ask for access.uids in its settings to name you")
+            failure
+                .help("the daemon does not serve you; ask for its settings to name you (tenants.NAME.uids)")
         }
         ClientError::Connect { .. } => failure.help(
             "start one with `diolkos serve`, or name another with --address unix:PATH or tcp:HOST:PORT",

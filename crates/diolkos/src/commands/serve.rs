@@ -14,7 +14,14 @@ use crate::exit::{Exit, Failure};
 use crate::term::{Paint, Style};
 
 pub(super) fn run(args: ServeArgs) -> Result<Exit, Failure> {
-    let listen = args.listen.iter().map(|text| text.parse::<Address>()).collect::<Result<Vec<_>, _>>();
+    let listen = args
+        .listen
+        .iter()
+        .map(|text| {
+            let address = text.parse::<Address>()?;
+            address.check_loopback().map(|()| address)
+        })
+        .collect::<Result<Vec<_>, _>>();
     let listen = listen.map_err(|error| Failure::usage("--listen is wrong").because(&error))?;
     let settings = settings(&args, &listen).map_err(|error| of_settings(&error))?;
     // Fails only where something else in this process logs already, and then there are lines anyway.
@@ -54,7 +61,7 @@ fn settings(args: &ServeArgs, listen: &[Address]) -> Result<Settings, SettingsEr
     settings.models.files.extend(args.model.iter().cloned());
     settings.models.repositories.extend(args.models.iter().cloned());
     if !listen.is_empty() {
-        settings.listen = listen.to_vec();
+        settings.listen = listen.iter().cloned().map(Into::into).collect();
     }
     Ok(settings)
 }
@@ -140,11 +147,11 @@ mod tests {
             exit_with_stdin: false,
         };
         let read = settings(&args, &[]).unwrap();
-        assert_eq!(read.listen, ["unix:/a".parse::<Address>().unwrap()]);
+        assert_eq!(read.listen, ["unix:/a".parse().unwrap()]);
         assert_eq!(read.models.files, [dir.path().join("x.onnx"), "/m/y.onnx".into()]);
         assert_eq!(read.models.repositories, [std::path::PathBuf::from("/m")]);
         let listen: Vec<Address> = vec!["tcp:127.0.0.1:0".parse().unwrap()];
-        assert_eq!(settings(&args, &listen).unwrap().listen, listen);
+        assert_eq!(settings(&args, &listen).unwrap().listen, ["tcp:127.0.0.1:0".parse().unwrap()]);
         args.config = Some(dir.path().join("missing.toml"));
         assert_eq!(of_settings(&settings(&args, &[]).unwrap_err()).exit, Exit::Start);
     }

@@ -136,8 +136,8 @@ impl Front {
                 engine.control_and_wait(ControlRequest::Load { name: model.into() }).unwrap();
             }
         }
-        let session = ClientSession::new(engine.open_session(&TenantId::default()).unwrap());
         let app = Arc::new(App::new(engine, options.settings));
+        let session = ClientSession::open(&app, &TenantId::default()).unwrap();
         app.advance(Phase::Ready);
         let router = router(app.clone());
         Front { app, router, context: ConnectionContext { session, peer: Peer::tcp() }, _dir: dir }

@@ -71,7 +71,7 @@ fn nobody(address: &Address, error: &io::Error) -> Finding {
         (io::ErrorKind::PermissionDenied, _) => Finding::fail(
             "daemon",
             format!("{address}: {error}"),
-            "it serves another user; ask for access.uids in its settings to name you",
+            "it does not serve you; ask for its settings to name you (tenants.NAME.uids)",
         ),
         _ => Finding::fail(
             "daemon",

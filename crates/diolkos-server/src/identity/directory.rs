@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The settings, turned into something to look peers up in. Made anew on each reload.
+
+use std::collections::{HashMap, HashSet};
+
+use diolkos_engine::{Engine, Policy};
+use diolkos_types::TenantId;
+
+use super::{CgroupPattern, TokenHash};
+use crate::listen::{Peer, Transport};
+use crate::settings::Settings;
+
+/// Who a peer is, as far as can be told when it connects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// This tenant.
+    Tenant(TenantId),
+    /// Nobody yet: it has to show a token.
+    Token,
+    /// Nobody, and it can't become anybody.
+    Nobody,
+}
+
+/// What a tenant may beside what the engine looks after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rights {
+    /// Connections.
+    pub(crate) connections_max: u64,
+    /// Memory of bodies that are received and sent.
+    pub(crate) bodies_memory_max: u64,
+    /// May read the metrics.
+    pub(crate) metrics: bool,
+}
+
+impl Rights {
+    const ALL: Rights = Rights { connections_max: u64::MAX, bodies_memory_max: u64::MAX, metrics: true };
+    const NONE: Rights = Rights { connections_max: 0, bodies_memory_max: 0, metrics: false };
+}
+
+/// Tenants, and how they are known.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    rights: HashMap<TenantId, Rights>,
+    /// Those that name more levels come first.
+    cgroups: Vec<(CgroupPattern, TenantId)>,
+    uids: HashMap<u32, TenantId>,
+    tokens: HashMap<TokenHash, TenantId>,
+    anonymous: Option<TenantId>,
+}
+
+impl Directory {
+    /// Without tenants in the settings there is one, `default`, who may have everything and is the daemon's own user.
+    pub(crate) fn new(settings: &Settings, own_uid: u32) -> Directory {
+        let mut directory = Directory {
+            rights: HashMap::new(),
+            cgroups: Vec::new(),
+            uids: HashMap::new(),
+            tokens: HashMap::new(),
+            anonymous: settings.anonymous.as_deref().map(TenantId::new),
+        };
+        if settings.tenants.is_empty() {
+            directory.rights.insert(TenantId::default(), Rights::ALL);
+            directory.uids.insert(own_uid, TenantId::default());
+        }
+        for (name, tenant) in &settings.tenants {
+            let id = TenantId::new(name);
+            let rights = Rights {
+                connections_max: tenant.connections_max.unwrap_or(u64::MAX),
+                bodies_memory_max: tenant.requests_memory_max.map_or(u64::MAX, |size| size.get()),
+                metrics: tenant.metrics,
+            };
+            directory.rights.insert(id.clone(), rights);
+            directory.uids.extend(tenant.uids.iter().map(|&uid| (uid, id.clone())));
+            directory.tokens.extend(tenant.tokens.iter().map(|&token| (token, id.clone())));
+            directory.cgroups.extend(tenant.cgroups.iter().map(|cgroup| (cgroup.clone(), id.clone())));
+        }
+        directory.cgroups.sort_by_key(|(cgroup, _)| std::cmp::Reverse(cgroup.levels()));
+        directory
+    }
+
+    pub(crate) fn knows_cgroups(&self) -> bool {
+        !self.cgroups.is_empty()
+    }
+
+    pub(crate) fn knows_tokens(&self) -> bool {
+        !self.tokens.is_empty()
+    }
+
+    pub(crate) fn knows_uids(&self) -> bool {
+        !self.uids.is_empty()
+    }
+
+    /// Who a peer is.
+    pub(crate) fn claim(&self, peer: &Peer) -> Claim {
+        if let Some(tenant) = &peer.of_listener {
+            // The listener may have outlived its tenant in the settings.
+            return if self.rights.contains_key(tenant) {
+                Claim::Tenant(tenant.clone())
+            } else {
+                Claim::Nobody
+            };
+        }
+        let in_cgroup = |path: &str| self.cgroups.iter().find(|(pattern, _)| pattern.contains(path));
+        let by_cgroup = peer.cgroup.as_deref().and_then(in_cgroup).map(|(_, tenant)| tenant);
+        let by_uid = || peer.uid.and_then(|uid| self.uids.get(&uid));
+        match by_cgroup.or_else(by_uid).or(self.anonymous.as_ref()) {
+            Some(tenant) => Claim::Tenant(tenant.clone()),
+            None if peer.transport == Transport::Tcp && !self.tokens.is_empty() => Claim::Token,
+            None => Claim::Nobody,
+        }
+    }
+
+    /// Whose token this is. On unix sockets tokens count for nothing: the transport says who is there.
+    pub(crate) fn of_token(&self, peer: &Peer, token: &str) -> Option<TenantId> {
+        let counts = peer.transport == Transport::Tcp && peer.of_listener.is_none();
+        counts.then(|| self.tokens.get(&TokenHash::of(token)).cloned()).flatten()
+    }
+
+    /// What a tenant may; nothing if it is not in the settings any more.
+    pub(crate) fn rights(&self, tenant: &TenantId) -> Rights {
+        self.rights.get(tenant).copied().unwrap_or(Rights::NONE)
+    }
+
+    /// Whether anybody could be served who comes over TCP, from this host or another one.
+    pub(crate) fn serves_tcp(&self, from_elsewhere: bool) -> bool {
+        self.anonymous.is_some() || !self.tokens.is_empty() || (!from_elsewhere && !self.uids.is_empty())
+    }
+}
+
+/// Tells the engine what tenants may. Those that the settings of before had and these do not may nothing from now on.
+pub(crate) fn tell_engine(engine: &Engine, before: Option<&Settings>, settings: &Settings) {
+    let wanted = policies(settings);
+    if let Some(before) = before {
+        let names: HashSet<&TenantId> = wanted.iter().map(|(id, _)| id).collect();
+        for (gone, _) in policies(before).iter().filter(|(id, _)| !names.contains(id)) {
+            engine.set_policy(gone, Policy::nothing());
+        }
+    }
+    for (id, policy) in wanted {
+        engine.set_policy(&id, policy);
+    }
+}
+
+fn policies(settings: &Settings) -> Vec<(TenantId, Policy)> {
+    if settings.tenants.is_empty() {
+        return vec![(TenantId::default(), Policy::everything())];
+    }
+    settings.tenants.iter().map(|(name, tenant)| (TenantId::new(name), tenant.policy())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn directory(text: &str) -> Directory {
+        Directory::new(&Settings::parse(text, Path::new("d.toml")).unwrap(), 1000)
+    }
+
+    fn unix(uid: u32, cgroup: Option<&str>) -> Peer {
+        Peer { cgroup: cgroup.map(Into::into), ..Peer::unix(uid, Some(1)) }
+    }
+
+    fn tenant(name: &str) -> Claim {
+        Claim::Tenant(TenantId::new(name))
+    }
+
+    #[test]
+    fn without_settings_it_serves_its_own_user() {
+        let directory = directory("");
+        assert_eq!(directory.claim(&unix(1000, None)), tenant("default"));
+        assert_eq!(directory.claim(&unix(0, None)), Claim::Nobody, "not even root");
+        assert_eq!(directory.claim(&Peer { uid: Some(1000), ..Peer::tcp() }), tenant("default"));
+        assert_eq!(directory.claim(&Peer::tcp()), Claim::Nobody);
+        assert!(directory.rights(&TenantId::default()).metrics);
+        assert!(directory.serves_tcp(false) && !directory.serves_tcp(true));
+    }
+
+    #[test]
+    fn path_then_group_then_user_then_anonymous() {
+        let directory = directory(
+            "anonymous = \"guest\"\n[tenants.guest]\n[tenants.path]\n\
+             [tenants.wide]\ncgroups = [\"/m\"]\n[tenants.narrow]\ncgroups = [\"/m/web-*\"]\n\
+             [tenants.user]\nuids = [0]\nmetrics = true\nconnections_max = 3\nrequests_memory_max = \"1MiB\"\n",
+        );
+        let mut peer = unix(0, Some("/m/web-1/x"));
+        assert_eq!(directory.claim(&peer), tenant("narrow"));
+        peer.cgroup = Some("/m/db".into());
+        assert_eq!(directory.claim(&peer), tenant("wide"));
+        peer.cgroup = Some("/elsewhere".into());
+        assert_eq!(directory.claim(&peer), tenant("user"));
+        peer.uid = Some(7);
+        assert_eq!(directory.claim(&peer), tenant("guest"));
+        peer.of_listener = Some(TenantId::new("path"));
+        assert_eq!(directory.claim(&peer), tenant("path"));
+        peer.of_listener = Some(TenantId::new("gone"));
+        assert_eq!(directory.claim(&peer), Claim::Nobody, "even though anybody else would be a guest");
+        let rights = directory.rights(&TenantId::new("user"));
+        assert_eq!(rights, Rights { connections_max: 3, bodies_memory_max: 1 << 20, metrics: true });
+        assert_eq!(directory.rights(&TenantId::new("gone")), Rights::NONE);
+    }
+
+    #[test]
+    fn tokens_count_on_tcp_only() {
+        let hash = TokenHash::of("secret");
+        let directory = directory(&format!("[tenants.a]\ntokens = [\"{hash}\"]\n"));
+        assert_eq!(directory.claim(&Peer::tcp()), Claim::Token);
+        assert_eq!(directory.claim(&unix(0, None)), Claim::Nobody);
+        assert_eq!(directory.of_token(&Peer::tcp(), "secret"), Some(TenantId::new("a")));
+        assert_eq!(directory.of_token(&Peer::tcp(), "Secret"), None);
+        assert_eq!(directory.of_token(&unix(0, None), "secret"), None);
+        let pinned = Peer { of_listener: Some(TenantId::new("a")), ..Peer::tcp() };
+        assert_eq!(directory.of_token(&pinned, "secret"), None);
+        assert!(directory.serves_tcp(true));
+    }
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Who asks on one connection: whoever the transport proves, or whoever's token comes with the request.
+//!
+//! A proxy may send requests of several tenants over one connection, so each token has a session of its own here, and a
+//! connection has only so many of them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use diolkos_types::{Status, TenantId};
+
+use super::peer::{Peer, Transport};
+use crate::app::App;
+use crate::identity::bearer;
+use crate::limits;
+use crate::sessions::{ClientSession, ConnectionContext, SessionLease, SessionPool};
+
+/// The sessions that a connection's requests belong to.
+pub(super) struct Callers {
+    pub(super) app: Arc<App>,
+    pub(super) sessions: Arc<SessionPool>,
+    pub(super) peer: Peer,
+    /// Of the tenant that the transport proved when the connection came.
+    pub(super) by_transport: Option<SessionLease>,
+    pub(super) by_token: Mutex<Vec<(TenantId, SessionLease)>>,
+}
+
+/// Why a request is nobody's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// It has no token, and the transport proves nothing.
+    NoToken,
+    /// It has something that is no token, or nobody's.
+    WrongToken,
+    /// Whose it is is known, and no session is left.
+    NoSession(Status),
+}
+
+impl Callers {
+    /// Whose a request with this `authorization` is.
+    pub(super) fn context(&self, authorization: Option<&[u8]>) -> Result<ConnectionContext, Unknown> {
+        let session = self.session(authorization)?;
+        Ok(ConnectionContext { session, peer: self.peer.clone() })
+    }
+
+    fn session(&self, authorization: Option<&[u8]>) -> Result<Arc<ClientSession>, Unknown> {
+        let by_transport = self.by_transport.as_ref().map(SessionLease::session);
+        let directory = self.app.directory();
+        // Where tokens count for nothing, the header is somebody else's business, a proxy's say.
+        let tokens_count = self.peer.transport == Transport::Tcp
+            && self.peer.of_listener.is_none()
+            && directory.knows_tokens();
+        let Some(header) = authorization.filter(|_| tokens_count) else {
+            return by_transport.cloned().ok_or(Unknown::NoToken);
+        };
+        let tenant = bearer(header).and_then(|token| directory.of_token(&self.peer, token));
+        let tenant = tenant.ok_or(Unknown::WrongToken)?;
+        let mut by_token = self.by_token.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, lease)) = by_token.iter().find(|(known, _)| *known == tenant) {
+            return Ok(lease.session().clone());
+        }
+        if by_token.len() >= limits::TENANTS_OF_CONNECTION_MAX {
+            let text = "this connection serves as many tenants as it may; use another one";
+            return Err(Unknown::NoSession(Status::busy(text, limits::REFUSE_RETRY)));
+        }
+        let lease = self.sessions.lease(&self.app, &self.peer, &tenant).map_err(Unknown::NoSession)?;
+        let session = lease.session().clone();
+        by_token.push((tenant, lease));
+        Ok(session)
+    }
+}

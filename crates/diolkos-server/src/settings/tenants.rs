@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Tenants and their leases, as an operator writes them.
+
+use std::collections::BTreeMap;
+
+use diolkos_engine::{Class, Lease, Patterns, Policy, Rate, Share};
+use serde::{Deserialize, Serialize};
+
+use super::units::{Interval, RequestRate, Size};
+use crate::identity::{CgroupPattern, TokenHash};
+
+/// Who it is, what it may have together, and its leases.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TenantSettings {
+    /// Processes in these control groups (version 2) and below. Default none.
+    pub cgroups: Vec<CgroupPattern>,
+    /// Processes of these users, on unix sockets and on TCP within this host. Default none.
+    pub uids: Vec<u32>,
+    /// Whoever shows one of these tokens on TCP. Default none.
+    pub tokens: Vec<TokenHash>,
+    /// Requests, such as `"100/s"`. Default: as many as it sends.
+    pub rate: Option<RequestRate>,
+    /// Requests at once after a pause, where there is a rate. Default: a second's, at least 1.
+    pub burst: Option<u32>,
+    /// Connections. Default: as many as there may be.
+    pub connections_max: Option<u64>,
+    /// Sessions. Default: as many as there may be.
+    pub sessions_max: Option<u64>,
+    /// Memory that its requests in flight may need, and once more for bodies that are received and sent. Default: all.
+    pub requests_memory_max: Option<Size>,
+    /// Memory of the regions that it registers. Default: only each connection has a bound.
+    pub regions_memory_max: Option<Size>,
+    /// A request that has not begun by then never does. Default: none but its own.
+    pub deadline_max: Option<Interval>,
+    /// May load and unload installed models, if `models.client_load` allows that at all. Default `false`.
+    pub load: bool,
+    /// May read `/metrics`, which tell about everybody. Default `false`.
+    pub metrics: bool,
+    /// What it may use. Default nothing.
+    pub leases: BTreeMap<String, LeaseSettings>,
+}
+
+/// A share of something.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LeaseSettings {
+    /// Of what kind: `"compute"`. Has to be given.
+    pub kind: Option<LeaseKind>,
+    /// Which device. Default: every device that no other lease of the tenant names.
+    pub resource: Option<String>,
+    /// Models that may be run; `*` stands for any text and `?` for one character. Default none.
+    pub models: Vec<String>,
+    /// Built-in operations that may be run, alike. Default none.
+    pub operations: Vec<String>,
+    /// The most urgent class of its jobs: `"interactive"`, `"standard"` or `"batch"`. Default `"interactive"`.
+    pub class: ClassName,
+    /// Jobs that may run at once. Default: as many as the device has slots.
+    pub concurrency_max: Option<usize>,
+    /// Jobs that may wait. Default: half of the device's queue.
+    pub queue_max: Option<usize>,
+}
+
+/// What a lease is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LeaseKind {
+    /// Time on a device that computes.
+    Compute,
+}
+
+/// [`Class`], as it is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClassName {
+    /// Somebody waits for the answer.
+    #[default]
+    Interactive,
+    /// Nothing was said.
+    Standard,
+    /// Throughput counts and latency does not.
+    Batch,
+}
+
+impl TenantSettings {
+    /// For the engine.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        let rate = self.rate.map(|rate| Rate::new(rate.interval(), self.burst.unwrap_or(rate.per_second())));
+        let size = |size: Option<Size>| size.map_or(u64::MAX, Size::get);
+        // A lease that names its device comes before one that is for all others.
+        let (named, others): (Vec<_>, Vec<_>) =
+            self.leases.values().partition(|lease| lease.resource.is_some());
+        Policy {
+            rate,
+            sessions_max: self.sessions_max.unwrap_or(u64::MAX),
+            requests_memory_max: size(self.requests_memory_max),
+            regions_memory_max: size(self.regions_memory_max),
+            deadline_max: self.deadline_max.map(Interval::get),
+            may_load: self.load,
+            leases: named.into_iter().chain(others).map(LeaseSettings::lease).collect(),
+        }
+    }
+}
+
+impl LeaseSettings {
+    fn lease(&self) -> Lease {
+        Lease {
+            device: self.resource.as_deref().map(Into::into),
+            models: Patterns::new(self.models.iter().map(String::as_str)),
+            operations: Patterns::new(self.operations.iter().map(String::as_str)),
+            class: match self.class {
+                ClassName::Interactive => Class::Interactive,
+                ClassName::Standard => Class::Standard,
+                ClassName::Batch => Class::Batch,
+            },
+            share: Share {
+                running_max: self.concurrency_max.unwrap_or(usize::MAX),
+                waiting_max: self.queue_max.unwrap_or(usize::MAX),
+            },
+        }
+    }
+}
+
+/// What is wrong with tenants beyond types, each with the key that it is about.
+pub(super) fn broken_rules(
+    tenants: &BTreeMap<String, TenantSettings>,
+    mut broken: impl FnMut(String, String),
+) {
+    let mut uids = BTreeMap::new();
+    let mut cgroups = BTreeMap::new();
+    let mut tokens = BTreeMap::new();
+    for (name, tenant) in tenants {
+        let key = |key: &str| format!("tenants.{name}.{key}");
+        if !is_name(name) {
+            let rule = "is no name: letters, digits, `.`, `_` and `-` are possible, 64 of them, and a letter or digit comes first";
+            broken(format!("tenants.{name}"), format!("`{}` {rule}", shown(name)));
+        }
+        for uid in &tenant.uids {
+            once(&mut uids, *uid, name, |other| {
+                broken(key("uids"), format!("uid {uid} is tenant `{other}` already"));
+            });
+        }
+        for cgroup in &tenant.cgroups {
+            once(&mut cgroups, cgroup.to_string(), name, |other| {
+                broken(key("cgroups"), format!("`{cgroup}` is tenant `{other}` already"));
+            });
+        }
+        for token in &tenant.tokens {
+            once(&mut tokens, token.to_string(), name, |other| {
+                broken(key("tokens"), format!("this token is tenant `{other}` already"));
+            });
+        }
+        for (limit, value) in [
+            ("connections_max", tenant.connections_max),
+            ("sessions_max", tenant.sessions_max),
+            ("requests_memory_max", tenant.requests_memory_max.map(Size::get)),
+            ("burst", tenant.burst.map(u64::from)),
+        ] {
+            if value == Some(0) {
+                broken(key(limit), format!("{} is 0, which allows nothing", key(limit)));
+            }
+        }
+        if tenant.burst.is_some() && tenant.rate.is_none() {
+            broken(key("burst"), format!("{} says nothing without {}", key("burst"), key("rate")));
+        }
+        let mut devices = BTreeMap::new();
+        for (lease_name, lease) in &tenant.leases {
+            let key = |key: &str| format!("tenants.{name}.leases.{lease_name}.{key}");
+            if lease.kind.is_none() {
+                let text =
+                    format!("lease `{lease_name}` needs a kind; `kind = \"compute\"` is the one there is");
+                broken(format!("tenants.{name}.leases.{lease_name}"), text);
+            }
+            if lease.concurrency_max == Some(0) {
+                broken(
+                    key("concurrency_max"),
+                    format!("{} is 0, which allows nothing", key("concurrency_max")),
+                );
+            }
+            let device = lease.resource.clone();
+            if let Some(other) = devices.insert(device, lease_name) {
+                let what = lease.resource.as_deref().map_or("all devices".into(), |name| format!("`{name}`"));
+                broken(
+                    format!("tenants.{name}.leases.{lease_name}"),
+                    format!("the leases `{other}` and `{lease_name}` are both for {what}; make one of them"),
+                );
+            }
+        }
+    }
+}
+
+/// Notes whose `what` is; complains if it is somebody else's.
+fn once<'a, K: Ord>(
+    owners: &mut BTreeMap<K, &'a str>,
+    what: K,
+    tenant: &'a str,
+    complain: impl FnOnce(&str),
+) {
+    if let Some(other) = owners.insert(what, tenant)
+        && other != tenant
+    {
+        complain(other);
+    }
+}
+
+/// Names stand in metrics, logs and commands, so they are plain.
+fn is_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    (1..=64).contains(&name.len())
+        && name.chars().all(plain)
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+}
+
+fn shown(name: &str) -> String {
+    name.chars().take(60).flat_map(char::escape_default).collect()
+}
