@@ -22,7 +22,7 @@ use crate::sched::TenantKey;
 use crate::session::{Opened, Session};
 use crate::status;
 use crate::store::{BindError, LoadedVersion, Store};
-use crate::tenant::{Tenant, TenantSnapshot};
+use crate::tenant::{Refusals, Tenant, TenantSnapshot};
 use crate::timer::Timer;
 
 /// How to make an engine.
@@ -88,6 +88,7 @@ pub(crate) struct EngineInner {
     timer: Timer,
     control: Control,
     memory: Arc<Memory>,
+    refusals: Arc<OnceLock<Refusals>>,
     tenants: RwLock<HashMap<TenantId, Arc<Tenant>>>,
     next_tenant: AtomicU32,
     next_job: AtomicU64,
@@ -128,6 +129,7 @@ impl Engine {
             timer,
             control,
             memory: Memory::new(config.requests_memory_max, config.request_memory_max),
+            refusals: Arc::default(),
             tenants: RwLock::default(),
             next_tenant: AtomicU32::new(0),
             next_job: AtomicU64::new(1),
@@ -156,6 +158,13 @@ impl Engine {
         }
         let id = SessionId(inner.next_session.fetch_add(1, Ordering::Relaxed));
         Ok(Session::open_in(inner.clone(), id, tenant))
+    }
+
+    /// Has `watch` told whenever a request ends because its tenant ran into a limit or lacks a permission. It is called on
+    /// the threads that answer, so it must be quick. The first one stays.
+    pub fn watch_refusals(&self, watch: impl Fn(&TenantId, &Status) + Send + Sync + 'static) {
+        // One that comes later is not told.
+        let _ = self.inner.refusals.set(Box::new(watch));
     }
 
     /// Says what a tenant may have from now on. What it has open or in flight stays, and models that it may not use any
@@ -277,7 +286,7 @@ impl EngineInner {
             let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
             let new = || {
                 let key = TenantKey(self.next_tenant.fetch_add(1, Ordering::Relaxed));
-                Arc::new(Tenant::new(id.clone(), key, policy(), &self.memory))
+                Arc::new(Tenant::new(id.clone(), key, policy(), &self.memory, &self.refusals))
             };
             tenants.entry(id.clone()).or_insert_with(new).clone()
         })

@@ -56,6 +56,9 @@ impl Obligation {
         self.tenant.requests.add(latency);
         if let Err(status) = &result {
             self.tenant.failures.add(status.code());
+            if matches!(status.code(), Code::Busy | Code::PermissionDenied) {
+                self.tenant.refused(status);
+            }
         }
         sink.complete(Reply { job: self.job, result, timing });
     }
@@ -282,7 +285,13 @@ mod tests {
     fn dropping_an_obligation_answers_aborted_and_trips_an_assertion() {
         let (send, receive) = mpsc::channel();
         let memory = Memory::new(1, 1);
-        let tenant = Arc::new(Tenant::new(TenantId::default(), TenantKey(0), Policy::everything(), &memory));
+        let tenant = Arc::new(Tenant::new(
+            TenantId::default(),
+            TenantKey(0),
+            Policy::everything(),
+            &memory,
+            &Arc::default(),
+        ));
         let sink = Box::new(move |reply| send.send(reply).unwrap());
         let dropped = Obligation::new(JobId(1), tenant.clone(), CancelFlag::new(), sink, InFlight::none());
         let receive = Mutex::new(receive);

@@ -2,10 +2,10 @@
 //! Tenants: whom everything is charged to.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use diolkos_types::{Code, TenantId};
+use diolkos_types::{Code, Status, TenantId};
 
 use crate::account::{Failures, Gauge, Total, saturating_ns};
 use crate::lease::Policy;
@@ -13,8 +13,10 @@ use crate::memory::Memory;
 use crate::rate::Meter;
 use crate::sched::TenantKey;
 
+/// Told of limits and permissions that a tenant ran into.
+pub(crate) type Refusals = Box<dyn Fn(&TenantId, &Status) + Send + Sync>;
+
 /// What one tenant has and used.
-#[derive(Debug)]
 pub(crate) struct Tenant {
     pub(crate) id: TenantId,
     /// The scheduler's name for it.
@@ -33,13 +35,20 @@ pub(crate) struct Tenant {
     meter: Meter,
     /// What the meter's time counts from.
     born: Instant,
+    refusals: Arc<OnceLock<Refusals>>,
     /// A lock that no other tenant's requests take.
     policy: RwLock<Arc<Policy>>,
 }
 
 impl Tenant {
     /// A tenant with a part of the memory for requests.
-    pub(crate) fn new(id: TenantId, key: TenantKey, policy: Policy, requests: &Arc<Memory>) -> Tenant {
+    pub(crate) fn new(
+        id: TenantId,
+        key: TenantKey,
+        policy: Policy,
+        requests: &Arc<Memory>,
+        refusals: &Arc<OnceLock<Refusals>>,
+    ) -> Tenant {
         let tenant = Tenant {
             id,
             key,
@@ -52,11 +61,19 @@ impl Tenant {
             regions: Memory::new(u64::MAX, u64::MAX).part(),
             device_ns: AtomicU64::new(0),
             meter: Meter::default(),
+            refusals: refusals.clone(),
             born: Instant::now(),
             policy: RwLock::new(Arc::new(Policy::nothing())),
         };
         tenant.set_policy(policy);
         tenant
+    }
+
+    /// Tells whoever watches that it was refused something.
+    pub(crate) fn refused(&self, status: &Status) {
+        if let Some(watch) = self.refusals.get() {
+            watch(&self.id, status);
+        }
     }
 
     /// What it may have now.

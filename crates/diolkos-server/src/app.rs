@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use diolkos_engine::Engine;
 use diolkos_types::TenantId;
 
+use crate::audit::{Action, Audit};
 use crate::identity::{self, Directory};
 use crate::listen::Budget;
 use crate::metrics::Counters;
@@ -37,6 +38,8 @@ pub(crate) enum Phase {
 pub(crate) struct App {
     /// The waist.
     pub(crate) engine: Engine,
+    /// Who did what.
+    pub(crate) audit: Arc<Audit>,
     /// What connections and fronts count; see `metrics`.
     pub(crate) counters: Counters,
     settings: RwLock<Arc<Settings>>,
@@ -50,11 +53,17 @@ pub(crate) struct App {
 
 impl App {
     /// State of a daemon that is about to load its models.
-    pub(crate) fn new(engine: Engine, settings: Settings) -> App {
+    pub(crate) fn new(engine: Engine, settings: Settings, audit: Audit) -> App {
         let own_uid = rustix::process::geteuid().as_raw();
         identity::tell_engine(&engine, None, &settings);
+        let audit = Arc::new(audit);
+        let refusals = audit.clone();
+        engine.watch_refusals(move |tenant, status| {
+            refusals.refused(Some(tenant), None, Action::Infer, status.code(), status.message());
+        });
         App {
             engine,
+            audit,
             counters: Counters::default(),
             directory: RwLock::new(Arc::new(Directory::new(&settings, own_uid))),
             settings: RwLock::new(Arc::new(settings)),

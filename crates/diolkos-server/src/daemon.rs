@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::app::{App, Phase};
+use crate::audit::{Audit, AuditError};
 use crate::identity::Directory;
 use crate::listen::{self, BoundAddress, ListenError, Listener, Rim, Stop};
 use crate::loading::Loading;
@@ -85,6 +86,9 @@ pub enum DaemonError {
     /// The engine.
     #[error(transparent)]
     Engine(#[from] StartError),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The async runtime, or its signal handlers.
     #[error("the operating system refused {what}")]
     System {
@@ -141,7 +145,8 @@ impl Daemon {
         let Deps { backends, builtins, rehearser, read_settings } = deps;
         let store = open_store(&settings, backends, builtins, rehearser)?;
         let engine = Engine::start(&engine_config(&settings), store)?;
-        let app = Arc::new(App::new(engine, settings));
+        let audit = Audit::open(settings.audit.file.as_deref())?;
+        let app = Arc::new(App::new(engine, settings, audit));
         let (stop, stopping) = watch::channel(Stop::No);
         let grpc = grpc::routes(app.clone(), stopping.clone());
         let rim = Rim::new(app.clone(), rest::router(app.clone()), grpc, stopping);

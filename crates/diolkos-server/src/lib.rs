@@ -27,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 mod app;
+mod audit;
 mod chunks;
 pub mod daemon;
 pub mod fuzz;
@@ -46,6 +47,7 @@ pub mod settings;
 mod systemd;
 mod trace;
 
+pub use audit::AuditError;
 pub use daemon::{Builtin, Daemon, DaemonError, Deps};
 pub use identity::{CgroupPattern, NoCgroup, NoTokenHash, TokenHash, new_token};
 pub use listen::{Address, BoundAddress};

@@ -32,6 +32,9 @@ pub(crate) const REFUSE_RETRY: Duration = Duration::from_secs(REFUSE_RETRY_SECON
 /// Tenants whose tokens may come over one connection: a proxy for more has connections for more.
 pub(crate) const TENANTS_OF_CONNECTION_MAX: usize = 8;
 
+/// Bytes of a reason or a name in a line of the audit log.
+pub(crate) const AUDIT_TEXT_BYTES_MAX: usize = 512;
+
 /// Tenants in the settings: each costs some memory for ever, and a node has tens of sandboxes, not ten thousands.
 pub(crate) const TENANTS_MAX: usize = 4096;
 

@@ -11,9 +11,11 @@
 
 use std::sync::{Arc, Weak};
 
+use diolkos_types::Status;
 use tokio::task::JoinSet;
 
 use crate::app::App;
+use crate::audit::Action;
 use crate::daemon::ReadSettings;
 use crate::settings::{Settings, reload};
 use crate::{loading, logging};
@@ -82,6 +84,8 @@ impl What {
                 Ok(settings) => take_up(&app, settings),
                 Err(error) => {
                     app.counters.reloaded(false);
+                    let status = Status::invalid(error.to_string());
+                    app.audit.changed(None, None, Action::Settings, "", Some(&status));
                     tracing::error!(%error, "the settings stay as they were, because the new ones are wrong");
                 }
             }
@@ -96,6 +100,8 @@ fn take_up(app: &App, new: Settings) {
     logging::set_level(new.log.level);
     app.set_settings(reload::merge(&old, new));
     app.counters.reloaded(true);
+    app.audit.reopen();
+    app.audit.changed(None, None, Action::Settings, &changes.live.join(" "), None);
     tracing::info!(in_force = ?changes.live, "the settings were reloaded");
     if !changes.restart.is_empty() {
         tracing::warn!(keys = ?changes.restart, "these settings changed and need a restart");

@@ -225,12 +225,13 @@ mod tests {
     use diolkos_engine::{Engine, EngineConfig};
 
     use super::*;
+    use crate::audit::Audit;
     use crate::settings::{Interval, Settings};
 
     fn app(linger: Interval) -> App {
         let store = Store::new(StoreConfig::default(), Vec::new(), Box::new(NoRehearsal)).unwrap();
         let engine = Engine::start(&EngineConfig::cpu(1), store).unwrap();
-        App::new(engine, Settings { linger, ..Settings::default() })
+        App::new(engine, Settings { linger, ..Settings::default() }, Audit::open(None).unwrap())
     }
 
     /// This very process.

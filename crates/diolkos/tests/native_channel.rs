@@ -15,3 +15,5 @@ mod hostile;
 mod raw;
 #[path = "native/support.rs"]
 mod support;
+#[path = "native/tenants.rs"]
+mod tenants;

@@ -21,6 +21,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
+use diolkos_types::Code;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::AsyncReadExt as _;
@@ -36,6 +37,7 @@ use super::socket::{Socket, Watched};
 use super::table::{ConnState, Entry, Table};
 use super::watchdog::Watchdog;
 use crate::app::App;
+use crate::audit::Action;
 use crate::identity::{self, Claim, Directory};
 use crate::limits;
 use crate::logging::limited;
@@ -143,6 +145,15 @@ impl Rim {
             Err(refusal) => {
                 limited!(warn, %peer, reason = refusal.name(), "refused a connection");
                 self.app.counters.refused(refusal);
+                let code = match refusal {
+                    Refusal::Forbidden(_) => Code::PermissionDenied,
+                    Refusal::Full | Refusal::Sessions => Code::Busy,
+                };
+                let tenant = match directory.claim(&peer) {
+                    Claim::Tenant(tenant) => Some(tenant),
+                    Claim::Token | Claim::Nobody => None,
+                };
+                self.app.audit.refused(tenant.as_ref(), Some(&peer), Action::Connect, code, refusal.name());
                 self.refuser.refuse(socket, refusal);
             }
         }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use axum::body::Body;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Method, Request, Response, StatusCode};
-use diolkos_types::Status;
+use diolkos_types::{Code, Status};
 use hyper::body::{Body as _, Incoming};
 use tower::ServiceExt as _;
 use tracing::Instrument as _;
@@ -22,6 +22,7 @@ use super::callers::{Callers, Unknown};
 use super::reply::{InFlight, ReplyBody};
 use super::table::ConnState;
 use crate::app::App;
+use crate::audit::Action;
 use crate::logging::limited;
 use crate::metrics::Front;
 use crate::rest::error::HttpError;
@@ -65,6 +66,12 @@ impl hyper::service::Service<Request<Incoming>> for ConnService {
             Ok(context) => context,
             Err(unknown) => {
                 limited!(warn, peer = %self.callers.peer, ?unknown, "refused a request");
+                let (code, reason) = match &unknown {
+                    Unknown::NoToken => (Code::PermissionDenied, "no token"),
+                    Unknown::WrongToken => (Code::PermissionDenied, "a token of nobody"),
+                    Unknown::NoSession(status) => (status.code(), status.message()),
+                };
+                self.app.audit.refused(None, Some(&self.callers.peer), Action::Request, code, reason);
                 return self.turn_away(front, unknown_caller(front, unknown), in_flight);
             }
         };
@@ -74,6 +81,16 @@ impl hyper::service::Service<Request<Incoming>> for ConnService {
             return self.turn_away(front, refusal(front, status), in_flight);
         }
         let may_read_metrics = self.app.directory().rights(session.tenant()).metrics;
+        if front == Front::Metrics && !may_read_metrics {
+            let (tenant, reason) = (session.tenant(), "its tenant may not read metrics");
+            self.app.audit.refused(
+                Some(tenant),
+                Some(&self.callers.peer),
+                Action::Metrics,
+                Code::PermissionDenied,
+                reason,
+            );
+        }
         let budget = session.bodies.clone();
         let meter = Meter::new(budget.clone());
         let timeout = self.app.settings().limits.body_timeout.get();

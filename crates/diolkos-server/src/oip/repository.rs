@@ -11,6 +11,7 @@ use diolkos_types::{Code, Status};
 use tokio::sync::oneshot;
 
 use crate::app::App;
+use crate::audit::Action;
 
 /// A load request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,9 +30,14 @@ pub(crate) fn index(session: &Session, ready: bool) -> Vec<IndexRow> {
     rows.filter(|row| !ready || row.state == IndexState::Ready).collect()
 }
 
-/// Whether this client may load and unload at all. Fronts ask before they take a body in.
-pub(crate) fn check_allowed(app: &App, session: &Session) -> Result<(), Status> {
-    let denied = |text: &str| Err(Status::new(Code::PermissionDenied, text));
+/// Whether this client may load and unload at all. Fronts ask before they take a body in. A denial is noted as one of
+/// `action` on the model `name`.
+pub(crate) fn check_allowed(app: &App, session: &Session, action: Action, name: &str) -> Result<(), Status> {
+    let denied = |text: &str| {
+        let status = Status::new(Code::PermissionDenied, text);
+        app.audit.changed(Some(session.tenant()), None, action, name, Some(&status));
+        Err(status)
+    };
     if !app.settings().models.client_load {
         return denied(
             "loading and unloading by clients is off; the operator turns it on with `models.client_load = true`",
@@ -47,7 +53,14 @@ pub(crate) fn check_allowed(app: &App, session: &Session) -> Result<(), Status> 
 
 /// Loads a model that is installed, or one that the call brings.
 pub(crate) async fn load(app: &App, session: &Session, call: LoadCall) -> Result<(), Status> {
-    check_allowed(app, session)?;
+    let name = call.name.clone();
+    check_allowed(app, session, Action::Load, &name)?;
+    let loaded = load_one(app, session, call).await;
+    app.audit.changed(Some(session.tenant()), None, Action::Load, &name, loaded.as_ref().err());
+    loaded
+}
+
+async fn load_one(app: &App, session: &Session, call: LoadCall) -> Result<(), Status> {
     session.check_may_load(&call.name)?;
     if !call.files.is_empty() && !app.settings().tenants.is_empty() {
         // What a client brings would be everybody's: there is one namespace so far.
@@ -59,7 +72,13 @@ pub(crate) async fn load(app: &App, session: &Session, call: LoadCall) -> Result
 
 /// Unloads a model.
 pub(crate) async fn unload(app: &App, session: &Session, name: &str) -> Result<(), Status> {
-    check_allowed(app, session)?;
+    check_allowed(app, session, Action::Unload, name)?;
+    let unloaded = unload_one(app, session, name).await;
+    app.audit.changed(Some(session.tenant()), None, Action::Unload, name, unloaded.as_ref().err());
+    unloaded
+}
+
+async fn unload_one(app: &App, session: &Session, name: &str) -> Result<(), Status> {
     session.check_may_load(name)?;
     control(&app.engine, ControlRequest::Unload { name: name.to_owned() }).await.map(drop)
 }

@@ -17,6 +17,7 @@ use super::error::HttpError;
 use super::extract::{Caller, Target};
 use super::{answer, base64, ok};
 use crate::app::App;
+use crate::audit::Action;
 use crate::oip::offload::{self, OwnTurn};
 use crate::oip::params;
 use crate::oip::repository::{self, LoadCall};
@@ -46,7 +47,7 @@ pub(super) async fn index(
 pub(super) async fn load(State(app): State<Arc<App>>, target: Target, request: Request) -> Response<Body> {
     let loaded = async {
         let Target { model, session, .. } = target;
-        repository::check_allowed(&app, &session)?;
+        repository::check_allowed(&app, &session, Action::Load, &model)?;
         let json = whole_body(&app, &session.turn, request).await?;
         let call = offload::run(&session.turn, json.len(), move || load_call(model, &json)).await?;
         repository::load(&app, &session, call).await?;
@@ -57,7 +58,7 @@ pub(super) async fn load(State(app): State<Arc<App>>, target: Target, request: R
 
 pub(super) async fn unload(State(app): State<Arc<App>>, target: Target, request: Request) -> Response<Body> {
     let unloaded = async {
-        repository::check_allowed(&app, &target.session)?;
+        repository::check_allowed(&app, &target.session, Action::Unload, &target.model)?;
         let json = whole_body(&app, &target.session.turn, request).await?;
         if !is_blank(&json) {
             let body: ParametersOnly<'_> = envelope::parse(&json)?;

@@ -48,6 +48,8 @@ pub struct Settings {
     pub channel: Channel,
     /// Log lines.
     pub log: Log,
+    /// Who did what, and who was refused what.
+    pub audit: AuditSettings,
     /// How the daemon stops.
     pub shutdown: Shutdown,
 }
@@ -134,6 +136,14 @@ pub struct Log {
     pub format: LogFormat,
 }
 
+/// Who did what, and who was refused what.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuditSettings {
+    /// File that lines of JSON are appended to. Default: none, so that they are among the log lines.
+    pub file: Option<PathBuf>,
+}
+
 /// How the daemon stops.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -155,6 +165,7 @@ impl Default for Settings {
             engine: EngineSettings::default(),
             channel: Channel::default(),
             log: Log::default(),
+            audit: AuditSettings::default(),
             shutdown: Shutdown::default(),
         }
     }
@@ -243,7 +254,8 @@ impl Settings {
             .repositories
             .iter_mut()
             .chain(&mut self.models.files)
-            .chain(&mut self.models.store_dir);
+            .chain(&mut self.models.store_dir)
+            .chain(&mut self.audit.file);
         for path in paths {
             // Joining an absolute path gives just that path.
             *path = base.join(&*path);

@@ -15,7 +15,7 @@ use crate::support::{self, Client, Fixture, Reply, start_with};
 fn settings(dir: &Path, tenants: &str) -> String {
     let dir = dir.display();
     format!(
-        "listen = [{{ address = \"unix:{dir}/a.sock\", tenant = \"a\" }}, {{ address = \"unix:{dir}/b.sock\", tenant = \"b\", mode = \"0666\" }}, \"tcp:127.0.0.1:0\"]\n{tenants}"
+        "listen = [{{ address = \"unix:{dir}/a.sock\", tenant = \"a\" }}, {{ address = \"unix:{dir}/b.sock\", tenant = \"b\", mode = \"0666\" }}, \"tcp:127.0.0.1:0\"]\naudit.file = \"audit.jsonl\"\n{tenants}"
     )
 }
 
@@ -35,6 +35,11 @@ async fn tenants(tenants: &str) -> Fixture {
 
 async fn connect(fixture: &Fixture, tenant: &str) -> Client {
     Client::connect(&fixture.dir.path().join(format!("{tenant}.sock"))).await
+}
+
+fn audit(fixture: &Fixture) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(fixture.dir.path().join("audit.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// A whole HTTP/1.1 exchange over TCP.
@@ -134,6 +139,15 @@ async fn what_belongs_to_the_other_does_not_exist() {
     hostile.send("GET /v2/models/gate HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer b\r\nX-Tenant: b\r\nX-Forwarded-For: b\r\n\r\n").await;
     assert_eq!(hostile.reply().await.unwrap().status, 404);
     assert_eq!(hostile.infer("copy", "7").await.unwrap().status, 200, "and it is served as before");
+    let audit = audit(&fixture);
+    let of = |action: &str| {
+        let lines = audit.iter().filter(|line| line["action"] == action);
+        lines
+            .map(|line| (line["tenant"].clone(), line["object"].clone(), line["result"].clone()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of("unload")[0], ("a".into(), "gate".into(), "permission_denied".into()), "{audit:?}");
+    assert_eq!(of("metrics").len(), 1, "{audit:?}");
     fixture.daemon.shutdown().await;
 }
 
@@ -229,6 +243,11 @@ async fn a_rate_is_told_with_the_time_to_wait() {
     let wait: u64 = reply.header("retry-after").unwrap().parse().unwrap();
     assert!(reply.status == 429 && (3500..=3600).contains(&wait), "{reply:?}");
     assert!(reply.body.contains("rate"), "{reply:?}");
+    let line = audit(&fixture).pop().unwrap();
+    assert_eq!(
+        (&line["tenant"], &line["action"], &line["result"]),
+        (&"a".into(), &"infer".into(), &"busy".into())
+    );
     // A large body is not even read: the answer comes before it is sent.
     let length = 60 << 20;
     a.send(&format!("POST /v2/models/copy/infer HTTP/1.1\r\nHost: d\r\nContent-Length: {length}\r\n\r\n"))
@@ -267,6 +286,9 @@ async fn whoever_proves_nothing_is_refused() {
     let fixture = tenants("[tenants.a]\n[tenants.b]\nuids = [4000000000]\n").await;
     let (code, text) = over_tcp(&fixture, "/v2/health/live", None).await;
     assert!(code == 403 && text.contains("tenants.NAME.uids"), "{text}");
+    let line = audit(&fixture).pop().unwrap();
+    assert_eq!((&line["action"], &line["result"]), (&"connect".into(), &"permission_denied".into()));
+    assert!(line["peer"].as_str().unwrap().starts_with("tcp uid "), "{line}");
     fixture.daemon.shutdown().await;
     let fixture = tenants("anonymous = \"b\"\n[tenants.a]\n[tenants.b]\n").await;
     assert_eq!(over_tcp(&fixture, "/v2/health/live", None).await.0, 200);

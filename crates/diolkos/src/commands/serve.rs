@@ -108,7 +108,10 @@ fn of_daemon(error: &DaemonError) -> Failure {
         DaemonError::Listen(_) => {
             failure.help("is another daemon running? `diolkos doctor` looks; --listen names another address")
         }
-        DaemonError::Engine(_) | DaemonError::System { .. } | DaemonError::SecondSignal { .. } => failure,
+        DaemonError::Engine(_)
+        | DaemonError::Audit(_)
+        | DaemonError::System { .. }
+        | DaemonError::SecondSignal { .. } => failure,
     }
 }
 

@@ -29,7 +29,9 @@ impl Fixture {
 
     fn start_in(dir: Arc<tempfile::TempDir>, settings: &str) -> Fixture {
         let socket = dir.path().join("d.sock");
-        let mut settings = Settings::parse(settings, Path::new("/test.toml")).unwrap();
+        // Sockets beside the one that there is always.
+        let settings = settings.replace("DIR", &dir.path().display().to_string());
+        let mut settings = Settings::parse(&settings, Path::new("/test.toml")).unwrap();
         settings.listen.push(format!("unix:{}", socket.display()).parse().unwrap());
         settings.listen.push("tcp:127.0.0.1:0".parse().unwrap());
         let gate = Gate::new();

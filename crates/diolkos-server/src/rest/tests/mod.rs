@@ -21,6 +21,7 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::app::Phase;
+use crate::audit::Audit;
 use crate::listen::Peer;
 use crate::sessions::{ClientSession, ConnectionContext};
 use crate::settings::{Settings, Size};
@@ -136,7 +137,7 @@ impl Front {
                 engine.control_and_wait(ControlRequest::Load { name: model.into() }).unwrap();
             }
         }
-        let app = Arc::new(App::new(engine, options.settings));
+        let app = Arc::new(App::new(engine, options.settings, Audit::open(None).unwrap()));
         let session = ClientSession::open(&app, &TenantId::default()).unwrap();
         app.advance(Phase::Ready);
         let router = router(app.clone());

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Two tenants over the native channel, one of them hostile; and sessions that die in every way.
+
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
+
+use diolkos_client::types::{Code, HandleId};
+use diolkos_client::{AnyTensor, Client, Error, Memory, Options, Token};
+use diolkos_server::{TokenHash, new_token};
+use diolkos_wire::{Extent, Infer, Message, Place, ResultPlace, TensorRef};
+
+use crate::raw::{Raw, receive, send};
+use crate::support::{Fixture, eventually};
+
+const NONE: [(&str, AnyTensor); 0] = [];
+
+/// Sockets `a.sock` and `b.sock`; `a` may run noop and echo, `b` those and `gate`.
+fn two(limits_of_a: &str) -> Fixture {
+    Fixture::start(&format!(
+        "listen = [{{ address = \"unix:DIR/a.sock\", tenant = \"a\" }}, {{ address = \"unix:DIR/b.sock\", tenant = \"b\" }}]\n\
+         [tenants.a]\n{limits_of_a}\nleases.all = {{ kind = \"compute\", operations = [\"noop\", \"echo\"] }}\n\
+         [tenants.b]\nleases.all = {{ kind = \"compute\", operations = [\"noop\", \"echo\", \"gate\"] }}\n"
+    ))
+}
+
+fn connect(fixture: &Fixture, tenant: &str, options: Options) -> Client {
+    let address = format!("unix:{}", fixture.socket.with_file_name(format!("{tenant}.sock")).display());
+    Client::connect_with(&address, options).unwrap()
+}
+
+fn refused<T: std::fmt::Debug>(result: Result<T, Error>) -> (Code, String) {
+    match result {
+        Err(Error::Refused(status)) => (status.code(), status.message().to_owned()),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What is said of the other one's model, and of one that nobody has, differs in the name only.
+fn hides(client: &Client) {
+    for (theirs, nobodys) in [
+        (refused(client.open("gate")), refused(client.open("nope"))),
+        (refused(client.stats(Some("gate"))), refused(client.stats(Some("nope")))),
+        (refused(client.load("gate")), refused(client.load("nope"))),
+        (refused(client.unload("gate")), refused(client.unload("nope"))),
+    ] {
+        assert_eq!((theirs.0, theirs.1.replace("gate", "nope")), nobodys);
+    }
+    let names: Vec<String> = client.models().unwrap().iter().map(|model| model.name.to_string()).collect();
+    assert!(!names.contains(&"gate".to_owned()) && names.contains(&"echo".to_owned()), "{names:?}");
+    assert!(client.stats(None).unwrap().iter().all(|row| &*row.name != "gate"));
+    client.open("noop").unwrap().infer(NONE).unwrap();
+}
+
+#[test]
+fn the_others_models_do_not_exist() {
+    let fixture = two("");
+    hides(&connect(&fixture, "a", Options::default()));
+    hides(&connect(&fixture, "a", Options { memory: Memory::Private, ..Options::default() }));
+    assert!(connect(&fixture, "b", Options::default()).open("gate").is_ok());
+}
+
+#[test]
+fn a_token_says_who_it_is_on_tcp() {
+    let token = new_token().unwrap();
+    let fixture = Fixture::start(&format!(
+        "[tenants.a]\ntokens = [\"{}\"]\nleases.all = {{ kind = \"compute\", operations = [\"noop\", \"echo\"] }}\n",
+        TokenHash::of(&token)
+    ));
+    let with = |token: &str| {
+        let options =
+            Options { memory: Memory::Private, token: Token(token.as_bytes().into()), ..Options::default() };
+        Client::connect_with(&fixture.tcp, options)
+    };
+    hides(&with(&token).unwrap());
+    for wrong in ["", "x", &token[..71], &TokenHash::of(&token).to_string(), &new_token().unwrap()] {
+        let (code, text) = refused(with(wrong).map(|_| ()));
+        assert_eq!(code, Code::PermissionDenied, "{wrong}: {text}");
+    }
+}
+
+#[test]
+fn handles_and_regions_of_the_other_mean_nothing() {
+    let fixture = two("");
+    let socket = |tenant: &str| fixture.socket.with_file_name(format!("{tenant}.sock"));
+    let (victim, hostile) = (Raw::new(&socket("b"), 8), Raw::new(&socket("a"), 8));
+    let _region = victim.register(3, 4096);
+    let echo = hostile.open("echo");
+    // The same numbers that mean something to the victim, and numbers that mean nothing to anybody.
+    let try_it = |handle: HandleId, region: u16| {
+        let place = Place::Region(Extent { region, offset: 0, length: 8 });
+        let infer = Infer {
+            handle,
+            inputs: vec![TensorRef {
+                index: 0,
+                data_type: diolkos_client::types::DataType::Uint64,
+                shape: diolkos_client::types::Shape::new(&[1]).unwrap(),
+                place,
+            }],
+            results: ResultPlace::Stream,
+            ..Infer::new(handle)
+        };
+        send(&hostile.stream, 9, &Message::Infer(infer), &[]);
+        match receive(&hostile.stream, &mut Vec::new()).1 {
+            Message::Failed(failed) => (failed.code, failed.message.to_string()),
+            other => panic!("{other:?}"),
+        }
+    };
+    // The victim's second handle, and one that nobody has.
+    let theirs = victim.open("gate");
+    victim.open("gate");
+    let (theirs, nobodys) =
+        (HandleId { slot: theirs.slot + 1, ..theirs }, HandleId { slot: 700, generation: 0 });
+    assert_eq!(try_it(theirs, 3), try_it(nobodys, 3));
+    let (theirs, nobodys) = (try_it(echo, 3), try_it(echo, 9));
+    assert_eq!((theirs.0, theirs.1.replace("region 3", "region 9")), nobodys);
+}
+
+#[test]
+fn regions_are_charged_to_their_tenant() {
+    let fixture = two("regions_memory_max = \"1MiB\"");
+    let small = || Options { region_bytes: 512 << 10, ..Options::default() };
+    let first = connect(&fixture, "a", small());
+    let fill = |client: &Client| client.tensor::<u8>(&[1000]).map(|_| ());
+    fill(&first).unwrap();
+    let second = connect(&fixture, "a", small());
+    fill(&second).unwrap();
+    // Connections of one tenant share what it has, and another tenant has its own.
+    let third = connect(&fixture, "a", small());
+    assert_eq!(refused(fill(&third)).0, Code::TooLarge);
+    fill(&connect(&fixture, "b", small())).unwrap();
+    let used = || fixture.engine().tenants().iter().find(|t| t.id.name() == "a").unwrap().regions_memory;
+    assert_eq!(used(), 1 << 20);
+    drop(first);
+    eventually("what it had is free", || used() == 512 << 10);
+    fill(&third).unwrap();
+}
+
+#[test]
+fn sessions_have_a_bound_for_each_tenant() {
+    let fixture = two("sessions_max = 2");
+    let _held: Vec<Client> = (0..2).map(|_| connect(&fixture, "a", Options::default())).collect();
+    let address = format!("unix:{}", fixture.socket.with_file_name("a.sock").display());
+    let third = Client::connect_with(&address, Options::default());
+    assert!(third.is_err(), "{third:?}");
+    assert!(connect(&fixture, "b", Options::default()).open("noop").is_ok());
+}
+
+fn open_files() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Everything that a session owns goes with it, however it ends. `DIOLKOS_DEATHS=10000` for the long run.
+#[test]
+fn nothing_is_left_of_sessions_that_die() {
+    let deaths: usize = std::env::var("DIOLKOS_DEATHS").map_or(200, |text| text.parse().unwrap());
+    let fixture = two("");
+    let socket = fixture.socket.with_file_name("b.sock");
+    let state = || {
+        let engine = fixture.engine();
+        let tenants = engine.tenants();
+        let sum = |of: fn(&diolkos_engine::TenantSnapshot) -> u64| tenants.iter().map(of).sum::<u64>();
+        (
+            engine.sessions(),
+            engine.request_memory_used(),
+            sum(|tenant| tenant.in_flight),
+            sum(|tenant| tenant.regions_memory),
+            engine.jobs(),
+        )
+    };
+    // One of each first, so that what is made once is there before counting.
+    let die = |how: usize| {
+        let mut raw = Raw::new(&socket, 8);
+        let _region = raw.register(3, 64 << 10);
+        match how % 5 {
+            // With requests under way in the ring, ...
+            0 => {
+                let entry = raw.noop_entry(8);
+                raw.put(&entry);
+            }
+            // ... in the middle of a message, ...
+            1 => (&raw.stream).write_all(&[7; 5]).unwrap(),
+            // ... with a body that was announced, ...
+            2 => {
+                let mut stream = UnixStream::connect(&socket).unwrap();
+                stream
+                    .write_all(b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: d\r\nContent-Length: 1000000\r\n\r\n{\"inp")
+                    .unwrap();
+            }
+            // ... politely, ...
+            3 => send(&raw.stream, 99, &Message::Goodbye, &[]),
+            // ... or just so.
+            _ => {}
+        }
+    };
+    (0..10).for_each(die);
+    let at_rest = (0, 0, 0, 0, 0);
+    eventually("the first ones are gone", || state() == at_rest);
+    let files = open_files();
+    (0..deaths).for_each(die);
+    eventually("all are gone", || state() == at_rest);
+    eventually("their descriptors, too", || open_files() <= files + 4);
+    // And it serves as before.
+    connect(&fixture, "b", Options::default()).open("noop").unwrap().infer(NONE).unwrap();
+}
