@@ -493,23 +493,31 @@ fn a_job_that_comes_back_holds_a_slot_and_runs_where_it_is_run() {
     let engine = engine(1, vec![("same", operation)]);
     let session = session(&engine);
     let handle = session.open("same", None).unwrap();
-    let (send, receive) = channel();
-    let (_ticket, here) = session.submit_offering(request(handle), sink(&send), Offer::Any);
-    let here = here.expect("there is a free slot and nothing waits");
-    assert!(!here.is_short(), "it never ran");
-    assert_eq!((engine.devices()[0].running, engine.devices()[0].waiting), (1, 0));
-    // The next one finds the slot taken, whatever is offered.
-    let (_ticket, queued) = session.submit_offering(request(handle), sink(&send), Offer::Any);
-    assert!(queued.is_none());
-    assert_eq!(engine.devices()[0].waiting, 1);
-    assert!(threads.lock().unwrap().is_empty(), "nothing runs by itself meanwhile");
-    here.run();
-    drop(send);
-    for reply in all(receive, 2) {
-        reply.result.unwrap();
-    }
     let me = std::thread::current().id();
-    assert_eq!(*threads.lock().unwrap(), [me, me], "whoever ran one takes what is ready then");
+    // The device's own thread may just be on its way to sleep and take the second one: so not every time.
+    let both_here = (0..100).any(|round| {
+        let (send, receive) = channel();
+        let (_ticket, here) = session.submit_offering(request(handle), sink(&send), Offer::Any);
+        let here = here.expect("there is a free slot and nothing waits");
+        assert!(round > 0 || !here.is_short(), "it never ran");
+        assert_eq!((engine.devices()[0].running, engine.devices()[0].waiting), (1, 0));
+        // The next one finds the slot taken, whatever is offered.
+        let (_ticket, queued) = session.submit_offering(request(handle), sink(&send), Offer::Any);
+        assert!(queued.is_none());
+        assert_eq!(engine.devices()[0].waiting, 1);
+        assert!(threads.lock().unwrap().is_empty(), "nothing runs by itself meanwhile");
+        here.run();
+        drop(send);
+        for reply in all(receive, 2) {
+            reply.result.unwrap();
+        }
+        let ran = std::mem::take(&mut *threads.lock().unwrap());
+        assert_eq!(ran[0], me);
+        // What the device's thread took has been answered; its slot is free a moment before that.
+        assert_eq!(engine.wait_idle(Duration::from_secs(60)), 0);
+        ran[1] == me
+    });
+    assert!(both_here, "whoever ran one takes what is ready then");
     assert_eq!(engine.jobs(), 0);
 }
 

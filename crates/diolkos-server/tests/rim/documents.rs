@@ -42,10 +42,12 @@ fn settings_are_documented_with_their_defaults() {
 }
 
 #[test]
-fn the_example_in_the_document_is_valid() {
-    let text = document("settings.md");
-    let example = text.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
-    diolkos_server::Settings::parse(example, Path::new("docs/settings.md")).unwrap();
+fn the_examples_in_the_documents_are_valid() {
+    for name in ["settings.md", "tenants.md"] {
+        let text = document(name);
+        let example = text.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+        diolkos_server::Settings::parse(example, Path::new(name)).unwrap();
+    }
 }
 
 #[test]

@@ -149,6 +149,13 @@ fn open_files() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
+/// Memory of this process, which has the daemon in it, in KiB.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
 /// Everything that a session owns goes with it, however it ends. `DIOLKOS_DEATHS=10000` for the long run.
 #[test]
 fn nothing_is_left_of_sessions_that_die() {
@@ -195,10 +202,14 @@ fn nothing_is_left_of_sessions_that_die() {
     (0..10).for_each(die);
     let at_rest = (0, 0, 0, 0, 0);
     eventually("the first ones are gone", || state() == at_rest);
-    let files = open_files();
+    let (files, memory) = (open_files(), resident());
     (0..deaths).for_each(die);
     eventually("all are gone", || state() == at_rest);
     eventually("their descriptors, too", || open_files() <= files + 4);
+    // Allocators keep some; a session that left 6 KiB behind would show in the long run.
+    let grown = resident().saturating_sub(memory);
+    assert!(grown < 64 << 10, "{deaths} deaths left {grown} KiB");
+    eprintln!("{deaths} deaths: {memory} KiB before, {} after", memory + grown);
     // And it serves as before.
     connect(&fixture, "b", Options::default()).open("noop").unwrap().infer(NONE).unwrap();
 }
