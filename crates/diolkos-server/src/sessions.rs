@@ -22,6 +22,7 @@ use diolkos_types::{Status, TenantId};
 use crate::listen::Peer;
 use crate::oip::offload::OwnTurn;
 use crate::settings::Settings;
+use crate::system_memory::{Holder, SessionMemory, SystemMemory};
 
 /// A client's session, and what the rim keeps for it.
 #[derive(Debug)]
@@ -29,12 +30,19 @@ pub(crate) struct ClientSession {
     engine: Session,
     /// Its turn at what takes long.
     pub(crate) turn: OwnTurn,
+    /// Its regions of system shared memory.
+    pub(crate) memory: SessionMemory,
 }
 
 impl ClientSession {
-    /// Around a session of the engine.
+    /// Around a session of the engine, without regions of system shared memory.
     pub(crate) fn new(engine: Session) -> Arc<ClientSession> {
-        Arc::new(ClientSession { engine, turn: OwnTurn::default() })
+        ClientSession::with_memory(engine, SessionMemory::none())
+    }
+
+    /// Around a session of the engine.
+    pub(crate) fn with_memory(engine: Session, memory: SessionMemory) -> Arc<ClientSession> {
+        Arc::new(ClientSession { engine, turn: OwnTurn::default(), memory })
     }
 }
 
@@ -87,8 +95,9 @@ fn start_ticks(pid: i32) -> Option<u64> {
 type Key = (TenantId, Process);
 
 /// Shared sessions by tenant and process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct SessionPool {
+    memory: Arc<SystemMemory>,
     shared: Mutex<HashMap<Key, Entry>>,
 }
 
@@ -101,6 +110,11 @@ struct Entry {
 }
 
 impl SessionPool {
+    /// None yet; what they register is kept in `memory`.
+    pub(crate) fn new(memory: SystemMemory) -> SessionPool {
+        SessionPool { memory: Arc::new(memory), shared: Mutex::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
         // Nothing below panics while it holds the lock.
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
@@ -114,8 +128,14 @@ impl SessionPool {
         settings: &Settings,
     ) -> Result<SessionLease, Status> {
         let tenant = tenant_of(peer, settings);
+        let open = |tenant: &TenantId, is_process| {
+            let linger = settings.linger.get();
+            let holder = Holder { tenant: tenant.clone(), peer: *peer, is_process, linger };
+            let memory = SessionMemory::new(self.memory.clone(), holder);
+            engine.open_session(tenant).map(|session| ClientSession::with_memory(session, memory))
+        };
         let Some(process) = Process::of(peer) else {
-            let session = ClientSession::new(engine.open_session(&tenant)?);
+            let session = open(&tenant, false)?;
             return Ok(SessionLease { session, shared: None });
         };
         let key = (tenant, process);
@@ -126,7 +146,7 @@ impl SessionPool {
                 entry.session.clone()
             }
             None => {
-                let session = ClientSession::new(engine.open_session(&key.0)?);
+                let session = open(&key.0, true)?;
                 shared.insert(key.clone(), Entry { session: session.clone(), connections: 1, closings: 0 });
                 session
             }
@@ -230,6 +250,7 @@ mod tests {
     use diolkos_engine::store::{NoRehearsal, Store, StoreConfig};
 
     use super::*;
+    use crate::listen::Budget;
     use crate::settings::Interval;
 
     fn engine() -> Engine {
@@ -241,6 +262,10 @@ mod tests {
     fn us() -> Peer {
         let pid = rustix::process::getpid().as_raw_nonzero().get();
         Peer::unix(rustix::process::getuid().as_raw(), Some(pid))
+    }
+
+    fn pool(settings: &Settings) -> Arc<SessionPool> {
+        Arc::new(SessionPool::new(SystemMemory::new(settings, Budget::new(u64::MAX))))
     }
 
     fn lingering(linger: Interval) -> Settings {
@@ -257,11 +282,11 @@ mod tests {
     #[test]
     fn connections_of_a_process_share_and_others_do_not() {
         let (engine, settings) = (engine(), lingering(Interval::seconds(0)));
-        let pool = Arc::new(SessionPool::default());
+        let pool = pool(&settings);
         let lease = |peer| pool.lease(&engine, &peer, &settings).unwrap();
         let (first, second) = (lease(us()), lease(us()));
         assert_eq!(first.session().id(), second.session().id());
-        let (third, fourth) = (lease(Peer::tcp()), lease(Peer::tcp()));
+        let (third, fourth) = (lease(Peer::tcp(None)), lease(Peer::tcp(None)));
         assert_ne!(third.session().id(), fourth.session().id());
         assert_ne!(third.session().id(), first.session().id());
         // A process that can't be looked at proves nothing.
@@ -277,7 +302,7 @@ mod tests {
     #[tokio::test]
     async fn a_session_outlives_its_last_connection_for_a_while() {
         let (engine, settings) = (engine(), lingering(Interval::millis(50)));
-        let pool = Arc::new(SessionPool::default());
+        let pool = pool(&settings);
         let first = pool.lease(&engine, &us(), &settings).unwrap();
         let id = first.session().id();
         drop(first);
@@ -293,7 +318,7 @@ mod tests {
     #[tokio::test]
     async fn a_lease_that_is_not_used_leaves_nothing_behind() {
         let (engine, settings) = (engine(), lingering(Interval::seconds(3600)));
-        let pool = Arc::new(SessionPool::default());
+        let pool = pool(&settings);
         pool.lease(&engine, &us(), &settings).unwrap().discard();
         assert_eq!((pool.len(), engine.sessions()), (0, 0));
         drop(pool.lease(&engine, &us(), &settings).unwrap());
@@ -304,7 +329,7 @@ mod tests {
     #[tokio::test]
     async fn an_old_linger_does_not_end_a_newer_one() {
         let (engine, settings) = (engine(), lingering(Interval::seconds(3600)));
-        let pool = Arc::new(SessionPool::default());
+        let pool = pool(&settings);
         let first = pool.lease(&engine, &us(), &settings).unwrap();
         let key = first.shared.as_ref().unwrap().key.clone();
         drop(first);

@@ -40,6 +40,7 @@ use crate::limits;
 use crate::logging::limited;
 use crate::native::{Native, NativeFront, speaks_native};
 use crate::sessions::{ConnectionContext, SessionLease, SessionPool};
+use crate::system_memory::SystemMemory;
 
 /// What an HTTP/2 client with prior knowledge sends first (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -83,12 +84,14 @@ impl Rim {
         grpc: axum::Router,
         stop: watch::Receiver<Stop>,
     ) -> Rim {
-        let budget = app.counters.budget(app.settings().limits.requests_memory_max.get());
+        let settings = app.settings();
+        let budget = app.counters.budget(settings.limits.requests_memory_max.get());
+        let memory = SystemMemory::new(&settings, budget.clone());
         Rim {
             app,
             fronts: Fronts { rest, grpc },
             native: Arc::default(),
-            sessions: Arc::default(),
+            sessions: Arc::new(SessionPool::new(memory)),
             table: Arc::default(),
             budget,
             refuser: Refuser::default(),

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::net::AddressFamily;
 
 use super::address::{Address, AddressError, BoundAddress, loopback_addresses};
-use super::peer::Peer;
+use super::peer::{Peer, TcpEnds};
 use super::socket::Socket;
 use super::socket_file::{self, SocketFile};
 use crate::limits;
@@ -146,10 +146,11 @@ impl Listener {
                 Ok((stream.into(), peer))
             }
             Kind::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
+                let (stream, remote) = listener.accept().await?;
                 // Small replies must not wait for an acknowledgement (Nagle and delayed ACK: 40 ms).
                 stream.set_nodelay(true)?;
-                Ok((stream.into(), Peer::tcp()))
+                let ends = stream.local_addr().ok().map(|local| TcpEnds { local, remote });
+                Ok((stream.into(), Peer::tcp(ends)))
             }
         }
     }

@@ -44,7 +44,7 @@ pub(crate) use address::prepare_default;
 pub(crate) use body::{Budget, Fault, fault_of};
 pub(crate) use conn::{Rim, Stop};
 pub(crate) use listener::Listener;
-pub(crate) use peer::{Peer, Transport};
+pub(crate) use peer::{Peer, TcpEnds, Transport};
 pub(crate) use refuse::Refusal;
 pub(crate) use socket::Socket;
 

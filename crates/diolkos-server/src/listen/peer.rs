@@ -2,6 +2,7 @@
 //! What the transport proves about the other side of a connection. Nothing here comes from a request.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use crate::settings::Settings;
 
@@ -24,6 +25,15 @@ impl Transport {
     }
 }
 
+/// The two ends of a TCP connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TcpEnds {
+    /// Ours.
+    pub(crate) local: SocketAddr,
+    /// Theirs.
+    pub(crate) remote: SocketAddr,
+}
+
 /// The other side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Peer {
@@ -33,18 +43,20 @@ pub(crate) struct Peer {
     pub(crate) uid: Option<u32>,
     /// Its process when it connected, where the kernel says so and the process is visible from here.
     pub(crate) pid: Option<i32>,
+    /// Where a TCP connection begins and ends, by which the kernel can be asked for more.
+    pub(crate) tcp: Option<TcpEnds>,
 }
 
 impl Peer {
     /// A peer over TCP, which proves nothing but that it is on this host.
-    pub(crate) fn tcp() -> Peer {
-        Peer { transport: Transport::Tcp, uid: None, pid: None }
+    pub(crate) fn tcp(ends: Option<TcpEnds>) -> Peer {
+        Peer { transport: Transport::Tcp, uid: None, pid: None, tcp: ends }
     }
 
     /// A peer over a unix socket.
     pub(crate) fn unix(uid: u32, pid: Option<i32>) -> Peer {
         // 0 is what the kernel gives for a process outside of our pid namespace.
-        Peer { transport: Transport::Unix, uid: Some(uid), pid: pid.filter(|&pid| pid > 0) }
+        Peer { transport: Transport::Unix, uid: Some(uid), pid: pid.filter(|&pid| pid > 0), tcp: None }
     }
 
     /// Whether the settings let it in: our own user and root always, others by name.
@@ -80,7 +92,7 @@ mod tests {
         assert!(may(1000, &settings) && may(0, &settings) && !may(1001, &settings));
         settings.access.uids.push(1001);
         assert!(may(1001, &settings) && !may(1002, &settings));
-        assert!(Peer::tcp().may_connect(1000, &settings));
+        assert!(Peer::tcp(None).may_connect(1000, &settings));
         assert_eq!(Peer::unix(7, Some(0)).to_string(), "unix uid 7");
     }
 }

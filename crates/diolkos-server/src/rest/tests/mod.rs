@@ -5,9 +5,11 @@ mod bad_input;
 mod faults;
 mod inference;
 mod models;
+mod shared_memory;
 
 use std::path::Path;
 use std::pin::Pin;
+use std::time::Duration;
 
 use axum::http::{HeaderMap, Method};
 use diolkos_backend::faulty::{FaultyOperation, Plan, RunFault};
@@ -21,15 +23,18 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::app::Phase;
-use crate::listen::Peer;
+use crate::listen::{Budget, Peer};
 use crate::sessions::{ClientSession, ConnectionContext};
 use crate::settings::{Settings, Size};
+use crate::system_memory::{Holder, SessionMemory, SystemMemory};
 
 /// A daemon without sockets.
 struct Front {
     app: Arc<App>,
     router: Router,
     context: ConnectionContext,
+    /// Where shared memory lies, if the session may use it.
+    shm: Option<tempfile::TempDir>,
     _dir: tempfile::TempDir,
 }
 
@@ -92,6 +97,7 @@ struct Options {
     /// Faults of the operation `faulty`, which otherwise echoes.
     faults: Plan<RunFault>,
     requests_memory_max: u64,
+    shared_memory: bool,
 }
 
 impl Default for Options {
@@ -102,6 +108,7 @@ impl Default for Options {
             lazy: false,
             faults: Plan::always(RunFault::None),
             requests_memory_max,
+            shared_memory: false,
         }
     }
 }
@@ -111,7 +118,7 @@ impl Front {
         Front::with(Options::default())
     }
 
-    fn with(options: Options) -> Front {
+    fn with(mut options: Options) -> Front {
         let dir = repository();
         let config = StoreConfig {
             lazy: options.lazy,
@@ -136,11 +143,23 @@ impl Front {
                 engine.control_and_wait(ControlRequest::Load { name: model.into() }).unwrap();
             }
         }
-        let session = ClientSession::new(engine.open_session(&TenantId::default()).unwrap());
+        let session = engine.open_session(&TenantId::default()).unwrap();
+        let shm = options.shared_memory.then(|| tempfile::tempdir_in("/dev/shm").unwrap());
+        let session = match &shm {
+            None => ClientSession::new(session),
+            Some(shm) => {
+                options.settings.shared_memory.directory = shm.path().into();
+                let memory = Arc::new(SystemMemory::new(&options.settings, Budget::new(1 << 30)));
+                let peer = Peer::unix(rustix::process::geteuid().as_raw(), None);
+                let holder =
+                    Holder { tenant: TenantId::default(), peer, is_process: true, linger: Duration::ZERO };
+                ClientSession::with_memory(session, SessionMemory::new(memory, holder))
+            }
+        };
         let app = Arc::new(App::new(engine, options.settings));
         app.advance(Phase::Ready);
         let router = router(app.clone());
-        Front { app, router, context: ConnectionContext { session, peer: Peer::tcp() }, _dir: dir }
+        Front { app, router, context: ConnectionContext { session, peer: Peer::tcp(None) }, shm, _dir: dir }
     }
 
     /// Tasks own what they use, so this does not borrow.
