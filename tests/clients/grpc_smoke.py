@@ -31,6 +31,7 @@ ADVERTISED = {
     "parameters",
     "schedule_policy",
     "statistics",
+    "system_shared_memory",
 }
 
 NUMERIC = {
@@ -195,8 +196,7 @@ class Smoke:
 
     def check_what_is_not_offered_says_so(self):
         calls = {
-            "system_shared_memory": lambda: self.client.register_system_shared_memory("r", "/k", 8),
-            "cuda_shared_memory": lambda: self.client.get_cuda_shared_memory_status(),
+            "cuda_shared_memory": lambda: self.client.register_cuda_shared_memory("r", b"AAAA", 0, 8),
             "trace": lambda: self.client.get_trace_settings(),
             "logging": lambda: self.client.get_log_settings(),
         }

@@ -27,6 +27,7 @@ ADVERTISED = {
     "parameters",
     "schedule_policy",
     "statistics",
+    "system_shared_memory",
 }
 
 NUMERIC = {

@@ -75,12 +75,13 @@ def available():
         raise Skip(str(error)) from None
 
 
-def analyze(daemon, model, mode, requests):
+def analyze(daemon, model, mode, requests, shared_memory=False):
     """One run to its end. Throughput is looked at only for being there: this is no benchmark."""
     binary, folders = available()
     if model == MOBILENET and not mobilenet().exists():
         raise Skip(f"{mobilenet()} does not exist; DIOLKOS_TEST_MODELS names another folder")
-    report = FOLDER / f"{model}-{mode}.csv"
+    run = f"{model}-{mode}{'-shm' if shared_memory else ''}"
+    report = FOLDER / f"{run}.csv"
     report.unlink(missing_ok=True)
     url = {"http": daemon.address, "grpc": daemon.address, "grpc-unix": f"unix:{daemon.unix}"}[mode]
     command = [str(binary), "-m", model, "-u", url, "-i", mode.partition("-")[0], "-b", "1"]
@@ -90,6 +91,8 @@ def analyze(daemon, model, mode, requests):
     command += ["--measurement-mode", "count_windows", "--measurement-request-count", str(requests)]
     command += ["--stability-percentage", "999", "--max-trials", "5"]
     command += ["--concurrency-range", "1:2", "-f", str(report)]
+    if shared_memory:
+        command += ["--shared-memory", "system"]
     done = subprocess.run(
         command,
         stdout=subprocess.PIPE,
@@ -98,7 +101,7 @@ def analyze(daemon, model, mode, requests):
         timeout=PATIENCE,
         env={**os.environ, "LD_LIBRARY_PATH": ":".join(map(str, folders))},
     )
-    (FOLDER / f"{model}-{mode}.log").write_text(done.stdout)
+    (FOLDER / f"{run}.log").write_text(done.stdout)
     tail = " / ".join(line for line in done.stdout.splitlines()[-8:] if line)
     if done.returncode:
         raise AssertionError(f"it ended with status {done.returncode}: {tail}")
@@ -149,6 +152,7 @@ def main():
             before = checks.passed
             for mode in ("http", "grpc", "grpc-unix"):
                 checks.run(f"perf_analyzer {model} {mode}", analyze, daemon, model, mode, requests)
+                checks.run(f"perf_analyzer {model} {mode} shared memory", analyze, daemon, model, mode, requests, True)
             if checks.passed > before:
                 checks.run(f"perf_analyzer {model}: errors", failures, daemon, model)
     return checks.finish()

@@ -3,7 +3,7 @@
 
     python run.py [--only NAME[,NAME]]
 
-http, grpc and curl share one daemon; hostile has one with small limits. DIOLKOS_BIN names the executable.
+http, grpc, curl and shm share one daemon; hostile has one with small limits. DIOLKOS_BIN names the executable.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 from harness import AFFINE, DIGITS, Daemon
 
 HERE = Path(__file__).resolve().parent
-SHARED_DAEMON = {"http": "http_smoke.py", "grpc": "grpc_smoke.py", "curl": "curl_smoke.py"}
+SHARED_DAEMON = {"http": "http_smoke.py", "grpc": "grpc_smoke.py", "curl": "curl_smoke.py", "shm": "shm_smoke.py"}
 OWN_DAEMON = {"hostile": "hostile.py"}
 SETTINGS = "[models]\nclient_load = true\n"
 TALLY = re.compile(r"(\d+) passed, (\d+) failed, (\d+) skipped")

@@ -21,6 +21,7 @@ use crate::identity::{self, Directory};
 use crate::listen::Budget;
 use crate::metrics::Counters;
 use crate::settings::Settings;
+use crate::system_memory::SystemMemory;
 
 /// Where in its life the daemon is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +41,8 @@ pub(crate) struct App {
     pub(crate) engine: Engine,
     /// Who did what.
     pub(crate) audit: Arc<Audit>,
+    /// Regions of the extension `system_shared_memory`.
+    pub(crate) system_memory: Arc<SystemMemory>,
     /// What connections and fronts count; see `metrics`.
     pub(crate) counters: Counters,
     settings: RwLock<Arc<Settings>>,
@@ -64,6 +67,7 @@ impl App {
         App {
             engine,
             audit,
+            system_memory: Arc::new(SystemMemory::new(&settings)),
             counters: Counters::default(),
             directory: RwLock::new(Arc::new(Directory::new(&settings, own_uid))),
             settings: RwLock::new(Arc::new(settings)),

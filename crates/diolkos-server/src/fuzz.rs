@@ -8,13 +8,18 @@ use diolkos_types::DataType;
 use crate::rest::decode::{self, Decoded};
 use crate::rest::rope::Rope;
 
-/// A JSON inference request.
+/// A JSON inference request, and the JSON of a registration of shared memory.
 pub fn fuzz_rest_json(bytes: &[u8]) {
+    crate::rest::fuzz_registration(bytes);
     let body = Rope::from(Bytes::copy_from_slice(bytes));
     if let Ok(decoded) = decode::decode(body, None, "m".to_owned(), None) {
         check(&decoded, bytes.len());
         // What came as JSON was counted against its shape.
-        for input in &decoded.call.inputs {
+        for (index, input) in decoded.call.inputs.iter().enumerate() {
+            if decoded.call.in_regions.iter().any(|(in_region, _)| *in_region == index) {
+                assert!(input.tensor.data.is_empty(), "a payload in the request and in a region");
+                continue;
+            }
             let elements = input.tensor.shape.elements().expect("JSON data has a countable shape");
             if let Some(expected) = input.tensor.data_type.payload_bytes(elements) {
                 assert_eq!(input.tensor.data.len(), expected, "a payload of another size than its shape");
@@ -72,6 +77,8 @@ mod tests {
             ),
             Just(r#","outputs":[{"name":"o","parameters":{"binary_data":true}}]"#.to_owned()),
             Just(r#""id":"\u0000","parameters":{"timeout":1}"#.to_owned()),
+            Just(r#"{"name":"z","shape":[3],"datatype":"UINT8","parameters":{"shared_memory_region":"r","shared_memory_byte_size":3}}"#.to_owned()),
+            Just(r#"{"key":"/k","offset":1,"byte_size":2}"#.to_owned()),
             Just("[[1,2],[3,4]]".to_owned()),
             Just("[1e5,-0.5,null,true]".to_owned()),
             "[\\[\\]{}:,0-9eE.\"-]{0,6}",

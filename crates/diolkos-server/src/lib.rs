@@ -14,6 +14,7 @@
 //! | `sessions` | who a connection belongs to, and which session serves it |
 //! | `oip` | the Open Inference Protocol without a transport |
 //! | `rest`, `grpc` | its two transports |
+//! | `system_memory` | tensors in shared memory that clients registered |
 //! | `loading` | models at start and on reload |
 //! | `reloading` | what SIGHUP asks for, one at a time and aside |
 //! | `metrics` | what happened, as Prometheus text |
@@ -44,6 +45,7 @@ mod reloading;
 mod rest;
 mod sessions;
 pub mod settings;
+mod system_memory;
 mod systemd;
 mod trace;
 

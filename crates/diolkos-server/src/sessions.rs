@@ -22,6 +22,7 @@ use diolkos_types::{Status, TenantId};
 use crate::app::App;
 use crate::listen::{Budget, Peer};
 use crate::oip::offload::OwnTurn;
+use crate::system_memory::{Holder, SessionMemory};
 
 /// A client's session, and what the rim keeps for it.
 #[derive(Debug)]
@@ -31,13 +32,43 @@ pub(crate) struct ClientSession {
     pub(crate) turn: OwnTurn,
     /// Memory for bodies that come in and go out.
     pub(crate) bodies: Arc<Budget>,
+    /// Its regions of system shared memory.
+    pub(crate) memory: SessionMemory,
 }
 
 impl ClientSession {
-    /// Opens one for a tenant.
+    /// Opens one for a tenant, without regions of system shared memory.
     pub(crate) fn open(app: &App, tenant: &TenantId) -> Result<Arc<ClientSession>, Status> {
+        ClientSession::open_with(app, tenant, SessionMemory::none())
+    }
+
+    /// Opens one for a tenant and a peer; `is_process` says whether all connections of its process share it.
+    fn open_for(
+        app: &App,
+        tenant: &TenantId,
+        peer: &Peer,
+        is_process: bool,
+    ) -> Result<Arc<ClientSession>, Status> {
+        let holder = Holder {
+            tenant: tenant.clone(),
+            uid: peer.uid,
+            pid: peer.pid,
+            is_process,
+            linger: app.settings().linger.get(),
+            budget: app.bodies_of(tenant),
+        };
+        ClientSession::open_with(app, tenant, SessionMemory::new(app.system_memory.clone(), holder))
+    }
+
+    /// Opens one for a tenant with these regions.
+    pub(crate) fn open_with(
+        app: &App,
+        tenant: &TenantId,
+        memory: SessionMemory,
+    ) -> Result<Arc<ClientSession>, Status> {
         let engine = app.engine.open_session(tenant)?;
-        Ok(Arc::new(ClientSession { engine, turn: OwnTurn::default(), bodies: app.bodies_of(tenant) }))
+        let bodies = app.bodies_of(tenant);
+        Ok(Arc::new(ClientSession { engine, turn: OwnTurn::default(), bodies, memory }))
     }
 }
 
@@ -111,7 +142,8 @@ impl SessionPool {
         tenant: &TenantId,
     ) -> Result<SessionLease, Status> {
         let Some(process) = Process::of(peer) else {
-            return Ok(SessionLease { session: ClientSession::open(app, tenant)?, shared: None });
+            let session = ClientSession::open_for(app, tenant, peer, false)?;
+            return Ok(SessionLease { session, shared: None });
         };
         let key = (tenant.clone(), process);
         let mut shared = self.lock();
@@ -121,7 +153,7 @@ impl SessionPool {
                 entry.session.clone()
             }
             None => {
-                let session = ClientSession::open(app, tenant)?;
+                let session = ClientSession::open_for(app, tenant, peer, true)?;
                 shared.insert(key.clone(), Entry { session: session.clone(), connections: 1, closings: 0 });
                 session
             }

@@ -12,6 +12,8 @@ mod bad_streams;
 mod infer;
 #[path = "grpc/limits.rs"]
 mod limits;
+#[path = "grpc/shared_memory.rs"]
+mod shared_memory;
 #[path = "grpc/streams.rs"]
 mod streams;
 #[path = "grpc/support.rs"]

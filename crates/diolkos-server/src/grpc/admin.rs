@@ -9,21 +9,24 @@ use super::pb::model_metadata_response::TensorMetadata as PbTensorMetadata;
 use super::pb::model_repository_parameter::ParameterChoice;
 use super::pb::model_version_policy::{All, Latest, PolicyChoice, Specific};
 use super::pb::repository_index_response::ModelIndex;
+use super::pb::system_shared_memory_status_response::RegionStatus;
 use super::pb::{
     DataType as PbDataType, InferStatistics, ModelConfig, ModelInput, ModelMetadataResponse, ModelOutput,
     ModelStatistics, ModelVersionPolicy, RepositoryIndexResponse, RepositoryModelLoadRequest,
-    ServerMetadataResponse, StatisticDuration,
+    ServerMetadataResponse, StatisticDuration, SystemSharedMemoryRegisterRequest,
+    SystemSharedMemoryStatusResponse,
 };
-use crate::oip::extensions::{EXTENSIONS, SERVER_NAME, SERVER_VERSION};
+use crate::oip::extensions::{SERVER_NAME, SERVER_VERSION};
 use crate::oip::metadata::{ConfigTensor, ModelConfigView, ModelMetadata, TensorMetadata};
 use crate::oip::repository::LoadCall;
 use crate::oip::statistics::{DurationStat, VersionStatistics};
+use crate::system_memory::{Listed, Registration};
 
-pub(crate) fn server_metadata() -> ServerMetadataResponse {
+pub(crate) fn server_metadata(extensions: Vec<&str>) -> ServerMetadataResponse {
     ServerMetadataResponse {
         name: SERVER_NAME.to_owned(),
         version: SERVER_VERSION.to_owned(),
-        extensions: EXTENSIONS.map(str::to_owned).into(),
+        extensions: extensions.into_iter().map(str::to_owned).collect(),
     }
 }
 
@@ -138,6 +141,19 @@ pub(crate) fn load_call(request: RepositoryModelLoadRequest) -> Result<LoadCall,
         }
     }
     Ok(call)
+}
+
+pub(crate) fn registration(request: SystemSharedMemoryRegisterRequest) -> Registration {
+    let SystemSharedMemoryRegisterRequest { name, key, offset, byte_size } = request;
+    Registration { name, key, offset, bytes: byte_size }
+}
+
+pub(crate) fn regions(regions: Vec<Listed>) -> SystemSharedMemoryStatusResponse {
+    let region = |Listed { name, key, offset, bytes }: Listed| {
+        let name = String::from(name);
+        (name.clone(), RegionStatus { name, key: key.into(), offset, byte_size: bytes })
+    };
+    SystemSharedMemoryStatusResponse { regions: regions.into_iter().map(region).collect() }
 }
 
 pub(crate) fn statistics(stats: VersionStatistics) -> ModelStatistics {

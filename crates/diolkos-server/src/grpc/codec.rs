@@ -33,7 +33,9 @@ macro_rules! small {
 
 small! {
     ServerLiveRequest ServerReadyRequest ModelReadyRequest ServerMetadataRequest ModelMetadataRequest
-    ModelConfigRequest ModelStatisticsRequest RepositoryIndexRequest
+    ModelConfigRequest ModelStatisticsRequest RepositoryIndexRequest SystemSharedMemoryStatusRequest
+    SystemSharedMemoryRegisterRequest SystemSharedMemoryUnregisterRequest CudaSharedMemoryStatusRequest
+    CudaSharedMemoryUnregisterRequest
 }
 
 impl Received for pb::ModelInferRequest {
@@ -59,6 +61,8 @@ small! {
     ServerLiveResponse ServerReadyResponse ModelReadyResponse ServerMetadataResponse ModelMetadataResponse
     ModelConfigResponse ModelStatisticsResponse RepositoryIndexResponse ModelInferResponse
     ModelStreamInferResponse RepositoryModelLoadResponse RepositoryModelUnloadResponse
+    SystemSharedMemoryStatusResponse SystemSharedMemoryRegisterResponse SystemSharedMemoryUnregisterResponse
+    CudaSharedMemoryStatusResponse CudaSharedMemoryUnregisterResponse
 }
 
 /// The codec that the generated code names: sends `T`, receives `U`.

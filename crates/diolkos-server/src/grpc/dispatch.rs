@@ -35,23 +35,16 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const HEALTH_MESSAGE_BYTES_MAX: usize = 4096;
 
 /// Calls of the protocol that are not offered, and why.
-const NOT_OFFERED: [(&str, &str); 8] = [
-    ("SystemSharedMemoryStatus", SYSTEM_SHARED_MEMORY),
-    ("SystemSharedMemoryRegister", SYSTEM_SHARED_MEMORY),
-    ("SystemSharedMemoryUnregister", SYSTEM_SHARED_MEMORY),
-    ("CudaSharedMemoryStatus", CUDA_SHARED_MEMORY),
+const NOT_OFFERED: [(&str, &str); 3] = [
     ("CudaSharedMemoryRegister", CUDA_SHARED_MEMORY),
-    ("CudaSharedMemoryUnregister", CUDA_SHARED_MEMORY),
     (
         "TraceSetting",
         "the trace extension is not offered here; send a `traceparent` header to find a request in the logs",
     ),
     ("LogSettings", "the logging extension is not offered here; the operator sets the log level"),
 ];
-const SYSTEM_SHARED_MEMORY: &str =
-    "the system_shared_memory extension is not offered here; send tensors in `raw_input_contents`";
-const CUDA_SHARED_MEMORY: &str =
-    "the cuda_shared_memory extension is not offered here; send tensors in `raw_input_contents`";
+const CUDA_SHARED_MEMORY: &str = "the cuda_shared_memory extension is not offered here; send tensors in \
+    `raw_input_contents`, or register system shared memory";
 
 /// Everything that answers gRPC, as one router. Streams end when `stop` says so.
 pub(crate) fn routes(app: Arc<App>, stop: watch::Receiver<Stop>) -> Router {

@@ -7,9 +7,9 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use diolkos_backend::Tensor;
+use diolkos_backend::{Buffer, Tensor};
 use diolkos_engine::NamedTensor;
-use diolkos_types::{Code, DataType, Param, Params, Shape, Status};
+use diolkos_types::{DataType, Param, Params, Shape, Status};
 
 use super::deadline::CallDeadline;
 use super::pb::infer_parameter::ParameterChoice;
@@ -17,7 +17,9 @@ use super::pb::model_infer_request::{InferInputTensor, InferRequestedOutputTenso
 use super::pb::{InferParameter, InferTensorContents, ModelInferRequest};
 use crate::oip::element::{Contents, elements_of, wrong_count};
 use crate::oip::params::{PARAMS_MAX, RequestParams, whole};
+use crate::oip::places::{self, place_of};
 use crate::oip::{InferCall, OutputWish, parse_version};
+use crate::system_memory::Place;
 
 /// Longest name of a tensor, in bytes. Names come back in error messages, and those travel in headers.
 const NAME_BYTES_MAX: usize = 1024;
@@ -29,6 +31,19 @@ const EMPTY_FINAL_RESPONSE: &str = "triton_enable_empty_final_response";
 pub(crate) fn payload_bytes(request: &ModelInferRequest) -> usize {
     let raw: usize = request.raw_input_contents.iter().map(Bytes::len).sum();
     raw.saturating_add(typed_bytes(request))
+}
+
+/// Bytes that a request wants to have copied from regions, as it says.
+pub(crate) fn region_bytes(request: &ModelInferRequest) -> usize {
+    let sizes = request.inputs.iter().filter_map(|input| {
+        input.parameters.get(places::REGION)?;
+        match input.parameters.get(places::BYTES)?.parameter_choice.as_ref()? {
+            ParameterChoice::Int64Param(bytes) => usize::try_from(*bytes).ok(),
+            ParameterChoice::Uint64Param(bytes) => usize::try_from(*bytes).ok(),
+            _ => None,
+        }
+    });
+    sizes.fold(0, usize::saturating_add)
 }
 
 /// Bytes that typed contents become, about: what converting them costs.
@@ -69,6 +84,7 @@ pub(crate) fn to_call(
     } else {
         raw_inputs(inputs, raw_input_contents)
     };
+    let Inputs { tensors, in_regions } = inputs?;
     Ok(InferCall {
         model: model_name,
         version,
@@ -79,45 +95,73 @@ pub(crate) fn to_call(
             (Some(timeout), Some(left)) => Some(timeout.min(left)),
             (one, other) => one.or(other),
         },
-        inputs: inputs?,
+        inputs: tensors,
+        in_regions,
         outputs: to_wishes(outputs)?,
     })
 }
 
-fn raw_inputs(inputs: Vec<InferInputTensor>, payloads: Vec<Bytes>) -> Result<Vec<NamedTensor>, Status> {
-    if inputs.len() != payloads.len() {
-        let named: Vec<&str> = inputs.iter().take(8).map(|input| clip(&input.name)).collect();
+/// Inputs, and which of them, empty until they are fetched, lie in regions.
+#[derive(Default)]
+struct Inputs {
+    tensors: Vec<NamedTensor>,
+    in_regions: Vec<(usize, Place)>,
+}
+
+impl Inputs {
+    fn push(&mut self, input: Head, payload: Buffer) {
+        let Head { name, data_type, shape, place, .. } = input;
+        self.in_regions.extend(place.map(|place| (self.tensors.len(), place)));
+        self.tensors.push(NamedTensor { name, tensor: Tensor { data_type, shape, data: payload } });
+    }
+}
+
+/// Inputs in regions have no entry among the payloads, and need no other form.
+fn raw_inputs(inputs: Vec<InferInputTensor>, payloads: Vec<Bytes>) -> Result<Inputs, Status> {
+    let sent: Vec<&InferInputTensor> =
+        inputs.iter().filter(|input| !names_region(&input.parameters)).collect();
+    if sent.len() != payloads.len() {
+        let named: Vec<&str> = sent.iter().take(8).map(|input| clip(&input.name)).collect();
         return Err(Status::invalid(format!(
             "`raw_input_contents` has {} payloads for {} inputs ({}{}); send one for each input, in their order",
             payloads.len(),
-            inputs.len(),
+            sent.len(),
             named.join(", "),
-            if inputs.len() > named.len() { ", ..." } else { "" },
+            if sent.len() > named.len() { ", ..." } else { "" },
         )));
     }
-    let pairs = inputs.into_iter().zip(payloads);
-    pairs
-        .map(|(input, payload)| {
-            let Head { name, data_type, shape, contents } = head(input)?;
-            if contents.is_some() {
-                return Err(Status::invalid(format!(
-                    "input `{name}` has typed `contents` in a request with `raw_input_contents`; use one form for all"
-                )));
-            }
-            Ok(NamedTensor { name, tensor: Tensor { data_type, shape, data: payload.into() } })
-        })
-        .collect()
+    let mut found = Inputs::default();
+    let mut payloads = payloads.into_iter();
+    for input in inputs {
+        let head = head(input)?;
+        let payload = if head.place.is_some() {
+            Buffer::empty()
+        } else if head.contents.is_some() {
+            return Err(Status::invalid(format!(
+                "input `{}` has typed `contents` in a request with `raw_input_contents`; use one form for all",
+                head.name
+            )));
+        } else {
+            payloads.next().expect("there is one for each input that is in no region").into()
+        };
+        found.push(head, payload);
+    }
+    Ok(found)
 }
 
-fn typed_inputs(inputs: Vec<InferInputTensor>) -> Result<Vec<NamedTensor>, Status> {
-    inputs
-        .into_iter()
-        .map(|input| {
-            let Head { name, data_type, shape, contents } = head(input)?;
-            let payload = typed_payload(&name, data_type, &shape, &contents.unwrap_or_default())?;
-            Ok(NamedTensor { name, tensor: Tensor { data_type, shape, data: payload.into() } })
-        })
-        .collect()
+fn typed_inputs(inputs: Vec<InferInputTensor>) -> Result<Inputs, Status> {
+    let mut found = Inputs::default();
+    for input in inputs {
+        let mut head = head(input)?;
+        let payload = if head.place.is_some() {
+            Buffer::empty()
+        } else {
+            let contents = head.contents.take().unwrap_or_default();
+            typed_payload(&head.name, head.data_type, &head.shape, &contents)?.into()
+        };
+        found.push(head, payload);
+    }
+    Ok(found)
 }
 
 fn typed_payload(
@@ -164,18 +208,41 @@ struct Head {
     data_type: DataType,
     shape: Shape,
     contents: Option<InferTensorContents>,
+    /// Where its payload lies if it is in a region; there are no contents then.
+    place: Option<Place>,
+}
+
+fn names_region(parameters: &HashMap<String, InferParameter>) -> bool {
+    parameters.contains_key(places::REGION)
+}
+
+/// Other parameters of tensors mean nothing, so they are looked at only where a region is named.
+fn place_in(
+    what: &str,
+    name: &str,
+    parameters: HashMap<String, InferParameter>,
+) -> Result<Option<Place>, Status> {
+    if !names_region(&parameters) {
+        return Ok(None);
+    }
+    place_of(what, name, &to_params(&format!("{what} `{name}`"), parameters)?)
 }
 
 fn head(input: InferInputTensor) -> Result<Head, Status> {
     let InferInputTensor { name, datatype, shape, parameters, contents } = input;
     let name = tensor_name("input", name)?;
-    refuse_shared_memory("input", &name, &parameters)?;
+    let place = place_in("input", &name, parameters)?;
+    if place.is_some() && contents.is_some() {
+        return Err(Status::invalid(format!(
+            "input `{name}` lies in a region (`shared_memory_region`) and has `contents` as well; send one of them"
+        )));
+    }
     let data_type = datatype.parse().map_err(|error| {
         Status::invalid(format!("input `{name}` has data type `{}`: {error}", clip(&datatype).escape_debug()))
     })?;
     let shape =
         Shape::from_signed(&shape).map_err(|error| Status::invalid(format!("input `{name}` {error}")))?;
-    Ok(Head { name, data_type, shape, contents })
+    Ok(Head { name, data_type, shape, contents, place })
 }
 
 fn to_wishes(outputs: Vec<InferRequestedOutputTensor>) -> Result<Option<Vec<OutputWish>>, Status> {
@@ -188,8 +255,8 @@ fn to_wishes(outputs: Vec<InferRequestedOutputTensor>) -> Result<Option<Vec<Outp
 fn to_wish(output: InferRequestedOutputTensor) -> Result<OutputWish, Status> {
     let InferRequestedOutputTensor { name, parameters } = output;
     let name = tensor_name("output", name)?;
-    refuse_shared_memory("output", &name, &parameters)?;
     let params = to_params(&format!("output `{name}`"), parameters)?;
+    let place = place_of("output", &name, &params)?;
     let classification = match params.get("classification") {
         // Zero classes is how clients say that they want none of it.
         Some(count) => whole("classification", count)
@@ -197,7 +264,7 @@ fn to_wish(output: InferRequestedOutputTensor) -> Result<OutputWish, Status> {
             .map_err(|error| Status::invalid(format!("output `{name}`: {}", error.message())))?,
         None => None,
     };
-    Ok(OutputWish { name, classification })
+    Ok(OutputWish { name, classification, place })
 }
 
 fn tensor_name(what: &str, name: String) -> Result<Box<str>, Status> {
@@ -209,22 +276,6 @@ fn tensor_name(what: &str, name: String) -> Result<Box<str>, Status> {
         )));
     }
     Ok(name.into())
-}
-
-fn refuse_shared_memory(
-    what: &str,
-    name: &str,
-    params: &HashMap<String, InferParameter>,
-) -> Result<(), Status> {
-    if !params.contains_key("shared_memory_region") {
-        return Ok(());
-    }
-    Err(Status::new(
-        Code::Unsupported,
-        format!(
-            "{what} `{name}`: the shared memory extensions are not offered here; send the data in the message"
-        ),
-    ))
 }
 
 fn to_params(what: &str, wire: HashMap<String, InferParameter>) -> Result<Params, Status> {

@@ -104,7 +104,9 @@ fn wrong_heads_name_what_was_given() {
     shared
         .parameters
         .insert("shared_memory_region".into(), parameter(ParameterChoice::StringParam("r".into())));
-    assert!(one(shared).contains("shared memory extensions are not offered"));
+    assert!(
+        error(raw(vec![shared], &[])).contains("input `x` has a parameter `shared_memory_region` and no")
+    );
     let wrong_version = ModelInferRequest { model_version: "one".into(), ..ModelInferRequest::default() };
     assert!(error(wrong_version).contains("`one`"));
 }
@@ -133,11 +135,59 @@ fn parameters_are_sorted_out() {
         parameters: [("sequence_id".to_owned(), parameter(ParameterChoice::Int64Param(3)))].into(),
         ..ModelInferRequest::default()
     };
-    assert_eq!(to_call(sequence, None).unwrap_err().code(), Code::Unsupported);
+    assert_eq!(to_call(sequence, None).unwrap_err().code(), diolkos_types::Code::Unsupported);
     let many =
         (0..=PARAMS_MAX).map(|i| (i.to_string(), parameter(ParameterChoice::BoolParam(true)))).collect();
     let many = ModelInferRequest { parameters: many, ..ModelInferRequest::default() };
     assert_eq!(error(many), "the request has 65 parameters and 64 are allowed");
+}
+
+/// With the parameters that say where it lies.
+fn in_region(
+    mut parameters: HashMap<String, InferParameter>,
+    offset: Option<i64>,
+) -> HashMap<String, InferParameter> {
+    let mut set = |name: &str, choice| parameters.insert(name.into(), parameter(choice));
+    set("shared_memory_region", ParameterChoice::StringParam("r".into()));
+    set("shared_memory_byte_size", ParameterChoice::Int64Param(4));
+    if let Some(offset) = offset {
+        set("shared_memory_offset", ParameterChoice::Int64Param(offset));
+    }
+    parameters
+}
+
+#[test]
+fn tensors_in_regions_have_no_payload() {
+    let shared = |offset| {
+        let input = input("x", "FP32", &[1]);
+        InferInputTensor { parameters: in_region(HashMap::new(), offset), ..input }
+    };
+    let place = |offset| Place { region: "r".into(), offset, bytes: 4 };
+    // Payloads of the others keep their order.
+    let mixed = vec![input("a", "UINT8", &[1]), shared(Some(8)), input("b", "UINT8", &[1]), shared(None)];
+    let request = raw(mixed, &[b"1", b"2"]);
+    assert_eq!((payload_bytes(&request), region_bytes(&request)), (2, 8));
+    let call = to_call(request, None).unwrap();
+    assert_eq!(call.in_regions, [(1, place(8)), (3, place(0))]);
+    let payloads: Vec<Bytes> = call.inputs.iter().map(|input| input.tensor.data.to_private()).collect();
+    assert_eq!(payloads, ["1", "", "2", ""]);
+    // No payloads at all, and typed contents beside.
+    let contents = InferTensorContents { uint_contents: vec![7], ..InferTensorContents::default() };
+    let mut request = typed("UINT8", &[1], contents.clone());
+    request.inputs.push(shared(None));
+    let call = to_call(request, None).unwrap();
+    assert_eq!(call.in_regions, [(1, place(0))]);
+    assert_eq!(call.inputs[0].tensor.data.to_private()[..], [7]);
+    let both = InferInputTensor { contents: Some(contents), ..shared(None) };
+    assert!(
+        error(raw(vec![both], &[])).contains("lies in a region (`shared_memory_region`) and has `contents`")
+    );
+    let too_many = raw(vec![input("a", "UINT8", &[1]), shared(None)], &[b"1", b"2"]);
+    assert!(error(too_many).contains("2 payloads for 1 inputs (a)"));
+    let output =
+        InferRequestedOutputTensor { name: "y".into(), parameters: in_region(HashMap::new(), Some(4)) };
+    let request = ModelInferRequest { outputs: vec![output], ..ModelInferRequest::default() };
+    assert_eq!(to_call(request, None).unwrap().outputs.unwrap()[0].place, Some(place(4)));
 }
 
 #[test]

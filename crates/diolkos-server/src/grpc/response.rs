@@ -10,7 +10,8 @@ use diolkos_types::{Shape, Status};
 use super::pb::infer_parameter::ParameterChoice;
 use super::pb::model_infer_response::InferOutputTensor;
 use super::pb::{InferParameter, ModelInferResponse, ModelStreamInferResponse};
-use crate::oip::{InferReply, ReplyTensor};
+use crate::oip::{InferReply, ReplyTensor, places};
+use crate::system_memory::Place;
 
 /// Says on a stream that no further answer to the same request follows.
 const FINAL_RESPONSE: &str = "triton_final_response";
@@ -28,14 +29,15 @@ pub(crate) fn to_parts(reply: InferReply) -> (ModelInferResponse, Vec<Buffer>) {
     let InferReply { model, version, id, outputs, .. } = reply;
     let mut tensors = Vec::with_capacity(outputs.len());
     let mut payloads = Vec::with_capacity(outputs.len());
-    for ReplyTensor { name, data_type, shape, data } in outputs {
+    for ReplyTensor { name, data_type, shape, data, place } in outputs {
         tensors.push(InferOutputTensor {
             name: name.into(),
             datatype: data_type.name().to_owned(),
             shape: signed(&shape),
-            parameters: HashMap::new(),
+            parameters: place.map(parameters).unwrap_or_default(),
             contents: None,
         });
+        // Empty if it is in a region: clients count entries to find a payload.
         payloads.push(data);
     }
     let response = ModelInferResponse {
@@ -47,6 +49,20 @@ pub(crate) fn to_parts(reply: InferReply) -> (ModelInferResponse, Vec<Buffer>) {
         raw_output_contents: Vec::new(),
     };
     (response, payloads)
+}
+
+/// Where an output is.
+fn parameters(place: Place) -> HashMap<String, InferParameter> {
+    let named = |name: &str, choice| (name.to_owned(), InferParameter { parameter_choice: Some(choice) });
+    let whole = |number| ParameterChoice::Int64Param(i64::try_from(number).unwrap_or(i64::MAX));
+    let mut parameters = HashMap::from([
+        named(places::REGION, ParameterChoice::StringParam(place.region.into())),
+        named(places::BYTES, whole(place.bytes)),
+    ]);
+    if place.offset > 0 {
+        parameters.extend([named(places::OFFSET, whole(place.offset))]);
+    }
+    parameters
 }
 
 /// The answer of one inference.

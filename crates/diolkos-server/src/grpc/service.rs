@@ -9,17 +9,21 @@ use tonic::{Request, Response, Status};
 use super::deadline::CallDeadline;
 use super::pb::grpc_inference_service_server::GrpcInferenceService;
 use super::pb::{
-    ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
-    ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelStatisticsRequest,
-    ModelStatisticsResponse, RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest,
-    RepositoryModelLoadResponse, RepositoryModelUnloadRequest, RepositoryModelUnloadResponse,
-    ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest,
-    ServerReadyResponse,
+    CudaSharedMemoryStatusRequest, CudaSharedMemoryStatusResponse, CudaSharedMemoryUnregisterRequest,
+    CudaSharedMemoryUnregisterResponse, ModelConfigRequest, ModelConfigResponse, ModelInferRequest,
+    ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse,
+    ModelStatisticsRequest, ModelStatisticsResponse, RepositoryIndexRequest, RepositoryIndexResponse,
+    RepositoryModelLoadRequest, RepositoryModelLoadResponse, RepositoryModelUnloadRequest,
+    RepositoryModelUnloadResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest,
+    ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse, SystemSharedMemoryRegisterRequest,
+    SystemSharedMemoryRegisterResponse, SystemSharedMemoryStatusRequest, SystemSharedMemoryStatusResponse,
+    SystemSharedMemoryUnregisterRequest, SystemSharedMemoryUnregisterResponse,
 };
 use super::stream::{InferStream, infer_one};
 use super::{admin, error, response};
 use crate::app::App;
 use crate::listen::Stop;
+use crate::oip::extensions::{extensions, no_such_cuda_region};
 use crate::oip::{metadata, parse_version, repository, statistics};
 use crate::sessions::{ClientSession, ConnectionContext};
 
@@ -52,6 +56,11 @@ fn version_of(text: &str) -> Result<Option<u64>, Status> {
     parse_version(text).map_err(|status| error::of_status(&status))
 }
 
+/// Of a region; no name stands for all of them.
+fn named(name: &str) -> Option<&str> {
+    Some(name).filter(|name| !name.is_empty())
+}
+
 fn answer<T, M>(result: Result<T, diolkos_types::Status>, to_message: impl FnOnce(T) -> M) -> Answer<M> {
     match result {
         Ok(value) => Ok(Response::new(to_message(value))),
@@ -81,8 +90,12 @@ impl GrpcInferenceService for InferenceService {
         answer(ready, |ready| ModelReadyResponse { ready })
     }
 
-    async fn server_metadata(&self, _: Request<ServerMetadataRequest>) -> Answer<ServerMetadataResponse> {
-        Ok(Response::new(admin::server_metadata()))
+    async fn server_metadata(
+        &self,
+        request: Request<ServerMetadataRequest>,
+    ) -> Answer<ServerMetadataResponse> {
+        let session = session_of(&request)?;
+        Ok(Response::new(admin::server_metadata(extensions(&session))))
     }
 
     async fn model_metadata(&self, request: Request<ModelMetadataRequest>) -> Answer<ModelMetadataResponse> {
@@ -158,5 +171,52 @@ impl GrpcInferenceService for InferenceService {
         let session = session_of(&request)?;
         let unloaded = repository::unload(&self.app, &session, &request.get_ref().model_name).await;
         answer(unloaded, |()| RepositoryModelUnloadResponse {})
+    }
+
+    async fn system_shared_memory_status(
+        &self,
+        request: Request<SystemSharedMemoryStatusRequest>,
+    ) -> Answer<SystemSharedMemoryStatusResponse> {
+        let session = session_of(&request)?;
+        let name = request.into_inner().name;
+        answer(session.memory.list(named(&name)).await, admin::regions)
+    }
+
+    async fn system_shared_memory_register(
+        &self,
+        request: Request<SystemSharedMemoryRegisterRequest>,
+    ) -> Answer<SystemSharedMemoryRegisterResponse> {
+        let session = session_of(&request)?;
+        let wanted = admin::registration(request.into_inner());
+        answer(session.memory.register(wanted).await, |()| SystemSharedMemoryRegisterResponse {})
+    }
+
+    async fn system_shared_memory_unregister(
+        &self,
+        request: Request<SystemSharedMemoryUnregisterRequest>,
+    ) -> Answer<SystemSharedMemoryUnregisterResponse> {
+        let session = session_of(&request)?;
+        let name = request.into_inner().name;
+        let unregistered = session.memory.unregister(named(&name)).await;
+        answer(unregistered, |()| SystemSharedMemoryUnregisterResponse {})
+    }
+
+    async fn cuda_shared_memory_status(
+        &self,
+        request: Request<CudaSharedMemoryStatusRequest>,
+    ) -> Answer<CudaSharedMemoryStatusResponse> {
+        let listed = match named(&request.get_ref().name) {
+            Some(name) => Err(no_such_cuda_region(name)),
+            None => Ok(()),
+        };
+        answer(listed, |()| CudaSharedMemoryStatusResponse::default())
+    }
+
+    /// Stock clients call it before they begin, and there is nothing that would be left.
+    async fn cuda_shared_memory_unregister(
+        &self,
+        _: Request<CudaSharedMemoryUnregisterRequest>,
+    ) -> Answer<CudaSharedMemoryUnregisterResponse> {
+        Ok(Response::new(CudaSharedMemoryUnregisterResponse {}))
     }
 }

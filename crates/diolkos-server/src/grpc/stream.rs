@@ -131,7 +131,9 @@ impl InferStream {
             model: message.model_name.clone(),
             version: message.model_version.clone(),
         };
-        let bytes = request::payload_bytes(&message);
+        // What lies in regions is counted as it was asked for, and that may be any number.
+        let in_regions = request::region_bytes(&message).min(STREAM_BYTES_MAX);
+        let bytes = request::payload_bytes(&message) + in_regions;
         let session = self.session.clone();
         let deadline = self.deadline.as_ref().map(|(deadline, _)| *deadline);
         // A task, because this stream is not polled while the client does not read, and a request that

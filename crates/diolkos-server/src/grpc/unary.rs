@@ -123,6 +123,7 @@ mod tests {
 
     use super::*;
     use crate::oip::ReplyTensor;
+    use crate::system_memory::Place;
 
     fn reply(payloads: &[Vec<u8>]) -> InferReply {
         let outputs = payloads.iter().enumerate().map(|(index, payload)| ReplyTensor {
@@ -130,6 +131,7 @@ mod tests {
             data_type: DataType::Uint8,
             shape: Shape::new(&[payload.len() as u64]).unwrap(),
             data: Buffer::from(payload.clone()),
+            place: None,
         });
         InferReply {
             model: "m".into(),
@@ -153,6 +155,30 @@ mod tests {
             expected.extend(message);
             prop_assert_eq!(chunks.concat(), expected);
         }
+    }
+
+    /// An empty entry stands for what is in a region, and the place among the parameters.
+    #[test]
+    fn entries_keep_their_numbers() {
+        let place = |offset| Some(Place { region: "r".into(), offset, bytes: 5 });
+        let mut reply = reply(&[vec![1], Vec::new(), vec![3]]);
+        reply.outputs[1].place = place(64);
+        let chunks = encode(reply).unwrap();
+        let message = ModelInferResponse::decode(&chunks.concat()[PREFIX_BYTES..]).unwrap();
+        assert_eq!(message.raw_output_contents, [&[1][..], &[], &[3]]);
+        let texts: Vec<_> = message.outputs[1]
+            .parameters
+            .iter()
+            .map(|(name, value)| (&name[..], format!("{:?}", value.parameter_choice.as_ref().unwrap())))
+            .collect();
+        for expected in [
+            ("shared_memory_region", "StringParam(\"r\")"),
+            ("shared_memory_offset", "Int64Param(64)"),
+            ("shared_memory_byte_size", "Int64Param(5)"),
+        ] {
+            assert!(texts.contains(&(expected.0, expected.1.to_owned())), "{texts:?}");
+        }
+        assert!(message.outputs[0].parameters.is_empty());
     }
 
     #[test]

@@ -225,7 +225,13 @@ mod tests {
     use super::*;
 
     fn tensor(data_type: DataType, dims: &[u64], data: Vec<u8>) -> ReplyTensor {
-        ReplyTensor { name: "y".into(), data_type, shape: Shape::new(dims).unwrap(), data: data.into() }
+        ReplyTensor {
+            name: "y".into(),
+            data_type,
+            shape: Shape::new(dims).unwrap(),
+            data: data.into(),
+            place: None,
+        }
     }
 
     fn classified(mut tensor: ReplyTensor, count: usize, batched: bool) -> (String, Vec<String>) {

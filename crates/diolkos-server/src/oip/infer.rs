@@ -2,10 +2,12 @@
 //! One inference, from decoded request to outputs.
 //!
 //! ```text
-//! open ──> submit ──> close ──await──> reply ──> classify ──> InferReply
-//!                               │
-//!                       dropped ┴──> the job is cancelled; if it waits it never runs
+//! fetch ──> open ──> submit ──> close ──await──> reply ──> classify ──> store ──> InferReply
+//!                                        │
+//!                                dropped ┴──> the job is cancelled; if it waits it never runs
 //! ```
+//!
+//! `fetch` and `store` are about tensors in regions; see [`places`].
 
 use std::time::{Duration, Instant};
 
@@ -14,8 +16,10 @@ use diolkos_engine::{NamedTensor, Outputs, Reply, Request, Ticket, Timing};
 use diolkos_types::{Code, DataType, JobId, Params, Shape, Status};
 use tokio::sync::oneshot;
 
-use super::{classification, offload, params};
+use super::places::Outward;
+use super::{classification, offload, params, places};
 use crate::sessions::ClientSession;
+use crate::system_memory::Place;
 
 /// What a front asks for.
 #[derive(Debug)]
@@ -34,6 +38,8 @@ pub(crate) struct InferCall {
     pub(crate) timeout_us: Option<u64>,
     /// The inputs, in any order.
     pub(crate) inputs: Vec<NamedTensor>,
+    /// Which of the inputs, empty until then, lie in regions, and where.
+    pub(crate) in_regions: Vec<(usize, Place)>,
     /// The wanted outputs in the wanted order; `None` or none at all means every one.
     pub(crate) outputs: Option<Vec<OutputWish>>,
 }
@@ -45,6 +51,8 @@ pub(crate) struct OutputWish {
     pub(crate) name: Box<str>,
     /// Not the values but the best so many of them; see [`classification`].
     pub(crate) classification: Option<usize>,
+    /// Not with the reply but into a region.
+    pub(crate) place: Option<Place>,
 }
 
 /// One output.
@@ -58,6 +66,8 @@ pub(crate) struct ReplyTensor {
     pub(crate) shape: Shape,
     /// Row-major, little-endian elements.
     pub(crate) data: Buffer,
+    /// Where the elements are if they went into a region, with the size that they have; `data` is empty then.
+    pub(crate) place: Option<Place>,
 }
 
 /// What came out.
@@ -90,16 +100,21 @@ impl Drop for CancelUnlessEnded {
 
 /// Runs one inference. Dropping the future cancels it.
 pub(crate) async fn infer(session: &ClientSession, call: InferCall) -> Result<InferReply, Status> {
-    let InferCall { model, version, id, params, priority, timeout_us, inputs, outputs } = call;
+    let InferCall { model, version, id, params, priority, timeout_us, mut inputs, in_regions, outputs } =
+        call;
+    // A timeout past the end of the clock is none.
+    let deadline = timeout_us.and_then(|timeout| Instant::now().checked_add(Duration::from_micros(timeout)));
     let wishes = outputs.filter(|wishes| !wishes.is_empty());
+    let outward = Outward::find(session, wishes.as_deref()).await?;
+    // Held until there is an answer, as the memory of a body is.
+    let _charge = places::fetch(session, &mut inputs, in_regions).await?;
     let handle = session.open(&model, version)?;
     let request = Request {
         params,
         inputs,
         outputs: wishes.as_ref().map(|wishes| wishes.iter().map(|wish| wish.name.clone()).collect()),
         class: params::class_of(priority),
-        // A timeout past the end of the clock is none.
-        deadline: timeout_us.and_then(|timeout| Instant::now().checked_add(Duration::from_micros(timeout))),
+        deadline,
         ..Request::new(handle)
     };
     let (send, receive) = oneshot::channel();
@@ -118,7 +133,10 @@ pub(crate) async fn infer(session: &ClientSession, call: InferCall) -> Result<In
     })?;
     let outputs = result?;
     let version = outputs.version.version;
-    let outputs = finish(&session.turn, outputs, wishes).await?;
+    let mut outputs = finish(&session.turn, outputs, wishes).await?;
+    if let Some(outward) = outward {
+        outward.store(session, &mut outputs).await?;
+    }
     Ok(InferReply { model, version, id, outputs, timing, job })
 }
 
@@ -135,6 +153,7 @@ async fn finish(
             data_type: tensor.data_type,
             shape: tensor.shape,
             data: tensor.data.clone(),
+            place: None,
         })
         .collect();
     let Some(wishes) = wishes else { return Ok(tensors) };

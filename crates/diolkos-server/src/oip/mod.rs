@@ -10,6 +10,7 @@
 //! | `params` | which request parameters steer the server, and which go to the model |
 //! | `element` | typed values → little-endian payload, with the checks of each type |
 //! | `bytes` | lists of byte strings → payload |
+//! | `places` | tensors in shared memory: parameters, and the copies in and out |
 //! | `classification` | the best N of an output as text |
 //! | `metadata` | what a model takes and gives, and its configuration as clients read it |
 //! | `statistics` | the counters as clients read them |
@@ -27,6 +28,7 @@ mod infer;
 pub(crate) mod metadata;
 pub(crate) mod offload;
 pub(crate) mod params;
+pub(crate) mod places;
 pub(crate) mod repository;
 pub(crate) mod statistics;
 

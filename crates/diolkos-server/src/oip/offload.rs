@@ -8,6 +8,9 @@
 //! * A session has one of them at a time, its [`OwnTurn`], and so at most one in the queue for the others'
 //!   turns. That queue is first come first served, and therefore goes round among sessions: whoever sends
 //!   a hundred large bodies at once waits for himself, and a stranger waits for one of them at most.
+//!
+//! What may wait for something, and not only compute, goes there whatever its size ([`waiting`]), and has turns
+//! of its own: whoever makes it wait must not hold up the conversions of others.
 
 use std::sync::Arc;
 
@@ -21,6 +24,11 @@ pub(crate) const INLINE_BYTES_MAX: usize = 256 << 10;
 pub(crate) const PARALLEL_MAX: usize = 2;
 
 static TURNS: Semaphore = Semaphore::const_new(PARALLEL_MAX);
+
+/// Pieces of work that may wait at a time. They use no core meanwhile, but each has a thread.
+pub(crate) const WAITING_MAX: usize = 16;
+
+static WAITING_TURNS: Semaphore = Semaphore::const_new(WAITING_MAX);
 
 /// The one long conversion that a session may have going on.
 #[derive(Clone, Debug)]
@@ -41,8 +49,24 @@ pub(crate) async fn run<T: Send + 'static>(
     if bytes <= INLINE_BYTES_MAX {
         return work();
     }
+    elsewhere(own, &TURNS, work).await
+}
+
+/// Runs `work`, which may have to wait: for a lock of a file that its client holds, say.
+pub(crate) async fn waiting<T: Send + 'static>(
+    own: &OwnTurn,
+    work: impl FnOnce() -> Result<T, Status> + Send + 'static,
+) -> Result<T, Status> {
+    elsewhere(own, &WAITING_TURNS, work).await
+}
+
+async fn elsewhere<T: Send + 'static>(
+    own: &OwnTurn,
+    turns: &'static Semaphore,
+    work: impl FnOnce() -> Result<T, Status> + Send + 'static,
+) -> Result<T, Status> {
     let own_turn = own.0.clone().acquire_owned().await.expect("nobody closes this semaphore");
-    let turn = TURNS.acquire().await.expect("nobody closes this semaphore");
+    let turn = turns.acquire().await.expect("nobody closes this semaphore");
     let joined = tokio::task::spawn_blocking(move || {
         // Held by the work and not by its caller: a caller that goes away must not let a third one begin.
         let _turns = (own_turn, turn);

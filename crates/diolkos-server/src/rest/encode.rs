@@ -10,6 +10,7 @@ use serde_json::ser::Serializer;
 
 use super::decode::OutputForm;
 use crate::oip::{InferReply, ReplyTensor};
+use crate::system_memory::Place;
 
 /// A response body.
 #[derive(Debug)]
@@ -65,6 +66,10 @@ fn push_tensor(
     json.extend_from_slice(b"\",\"shape\":");
     // A shape prints as the JSON list it is.
     json.extend_from_slice(output.shape.to_string().as_bytes());
+    if let Some(place) = &output.place {
+        push_place(json, place);
+        return Ok(());
+    }
     if form.is_binary(&output.name) {
         json.extend_from_slice(
             format!(",\"parameters\":{{\"binary_data_size\":{}}}}}", output.data.len()).as_bytes(),
@@ -76,6 +81,17 @@ fn push_tensor(
     push_values(json, &output.name, output.data_type, &output.data.to_private())?;
     json.push(b'}');
     Ok(())
+}
+
+/// Where the payload is, if it is in a region. Triton's C++ client takes no output with parameters and without
+/// `binary_data_size`, and there is nothing of it behind the JSON.
+fn push_place(json: &mut Vec<u8>, place: &Place) {
+    json.extend_from_slice(b",\"parameters\":{\"binary_data_size\":0,\"shared_memory_region\":");
+    push_string(json, &place.region);
+    if place.offset > 0 {
+        json.extend_from_slice(format!(",\"shared_memory_offset\":{}", place.offset).as_bytes());
+    }
+    json.extend_from_slice(format!(",\"shared_memory_byte_size\":{}}}}}", place.bytes).as_bytes());
 }
 
 /// A JSON string with quotes and escapes.

@@ -11,8 +11,13 @@ use super::*;
 use crate::rest::decode::data::payload_from_json;
 
 fn reply(data_type: DataType, dims: &[u64], data: Vec<u8>) -> InferReply {
-    let tensor =
-        ReplyTensor { name: "y\"".into(), data_type, shape: Shape::new(dims).unwrap(), data: data.into() };
+    let tensor = ReplyTensor {
+        name: "y\"".into(),
+        data_type,
+        shape: Shape::new(dims).unwrap(),
+        data: data.into(),
+        place: None,
+    };
     InferReply {
         model: "m".into(),
         version: 3,
@@ -54,6 +59,27 @@ fn every_type_has_its_form() {
     let mut strings = Vec::new();
     push_bytes_element(&mut strings, "é\n\"".as_bytes()).unwrap();
     assert_eq!(json_of(DataType::Bytes, 1, strings).unwrap(), r#"["é\n\""]"#);
+}
+
+#[test]
+fn what_went_into_a_region_is_named_and_not_sent() {
+    for binary in [false, true] {
+        let mut reply = reply(DataType::Uint8, &[5], Vec::new());
+        reply.outputs[0].place = Some(Place { region: "r\"".into(), offset: 0, bytes: 5 });
+        let form = OutputForm { binary, by_name: Vec::new() };
+        assert_eq!(json_payload_bytes(&reply, &form), 0);
+        let encoded = encode(reply, &form).unwrap();
+        assert_eq!((encoded.json_bytes, encoded.chunks.len()), (None, 1));
+        let json: Value = serde_json::from_slice(&encoded.chunks[0]).unwrap();
+        let expected = serde_json::json!({"name": "y\"", "datatype": "UINT8", "shape": [5],
+            "parameters": {"binary_data_size": 0, "shared_memory_region": "r\"", "shared_memory_byte_size": 5}});
+        assert_eq!(json["outputs"][0], expected);
+    }
+    let mut reply = reply(DataType::Uint8, &[5], Vec::new());
+    reply.outputs[0].place = Some(Place { region: "r".into(), offset: 64, bytes: 5 });
+    let encoded = encode(reply, &OutputForm::default()).unwrap();
+    let json: Value = serde_json::from_slice(&encoded.chunks[0]).unwrap();
+    assert_eq!(json["outputs"][0]["parameters"]["shared_memory_offset"], 64);
 }
 
 #[test]

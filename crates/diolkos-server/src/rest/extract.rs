@@ -49,6 +49,25 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
     }
 }
 
+/// The region in the path, if it names one, and the session of the connection.
+#[derive(Debug)]
+pub(super) struct OfRegion {
+    pub(super) name: Option<String>,
+    pub(super) session: Arc<ClientSession>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for OfRegion {
+    type Rejection = Rejected;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<OfRegion, Rejected> {
+        let params = RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|error| Rejected(Status::invalid(format!("the path can't be read: {error}")).into()))?;
+        let name = params.iter().next().map(|(_, name)| name.to_owned());
+        Ok(OfRegion { name, session: session_of(parts)? })
+    }
+}
+
 /// Whose a request is.
 pub(super) struct Caller(pub(super) Arc<ClientSession>);
 

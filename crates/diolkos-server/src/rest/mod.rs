@@ -15,6 +15,7 @@
 //! | `infer` | the inference endpoint |
 //! | `models` | metadata, configuration, readiness, statistics |
 //! | `repository` | index, load, unload |
+//! | `shared_memory` | regions: status, register, unregister |
 //! | `diolkos` | our own routes and the timing header |
 //!
 //! Invariants: every answer is JSON (or JSON with tensors behind it), errors are `{"error": "..."}`; nothing
@@ -32,6 +33,7 @@ mod models;
 pub(crate) mod reply;
 mod repository;
 pub(crate) mod rope;
+mod shared_memory;
 
 use std::sync::Arc;
 
@@ -44,15 +46,27 @@ use axum::routing::{get, post};
 use serde_json::json;
 
 use self::error::HttpError;
+use self::extract::Caller;
 use crate::app::App;
-use crate::oip::extensions::{EXTENSIONS, SERVER_NAME, SERVER_VERSION};
+use crate::oip::extensions::{SERVER_NAME, SERVER_VERSION, extensions};
 use crate::trace::{TRACEPARENT, TraceContext};
+
+/// For `fuzz`: a registration of shared memory, and what file its key names.
+pub(crate) fn fuzz_registration(bytes: &[u8]) {
+    if let Ok(wanted) = shared_memory::registration("r".to_owned(), bytes)
+        && let Ok(name) = crate::system_memory::file_name(&wanted.key)
+    {
+        assert!(!name.is_empty() && name != ".." && !name.contains('/'), "{name} leads somewhere else");
+    }
+}
 
 /// What a client that lost its way is told.
 const ENDPOINTS: &str = "GET v2, v2/health/live, v2/health/ready, v2/models/stats, \
     v2/models/MODEL[/versions/VERSION][/ready|/config|/stats]; \
     POST v2/models/MODEL[/versions/VERSION]/infer, v2/repository/index, v2/repository/models/MODEL/load, \
-    v2/repository/models/MODEL/unload";
+    v2/repository/models/MODEL/unload; \
+    GET v2/systemsharedmemory[/region/NAME]/status; POST v2/systemsharedmemory/region/NAME/register, \
+    v2/systemsharedmemory[/region/NAME]/unregister";
 
 /// The routes.
 pub(crate) fn router(app: Arc<App>) -> Router {
@@ -76,6 +90,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     router = both(router, "/stats", get(models::statistics));
     router = both(router, "/infer", post(infer::infer));
     router
+        .merge(shared_memory::routes())
         .merge(diolkos::routes())
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
@@ -102,8 +117,9 @@ fn ok(value: &serde_json::Value) -> Response<Body> {
     reply::json(StatusCode::OK, value.to_string().into_bytes())
 }
 
-async fn server_metadata() -> Response<Body> {
-    ok(&json!({ "name": SERVER_NAME, "version": SERVER_VERSION, "extensions": EXTENSIONS }))
+async fn server_metadata(Caller(session): Caller) -> Response<Body> {
+    let extensions = extensions(&session);
+    ok(&json!({ "name": SERVER_NAME, "version": SERVER_VERSION, "extensions": extensions }))
 }
 
 async fn live() -> Response<Body> {

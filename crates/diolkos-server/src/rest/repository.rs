@@ -74,7 +74,7 @@ pub(super) async fn unload(State(app): State<Arc<App>>, target: Target, request:
     answer(unloaded.await)
 }
 
-async fn whole_body(app: &App, turn: &OwnTurn, request: Request) -> Result<Bytes, HttpError> {
+pub(super) async fn whole_body(app: &App, turn: &OwnTurn, request: Request) -> Result<Bytes, HttpError> {
     let (parts, body) = request.into_parts();
     let packed = Packed::receive(&parts.headers, body, app.settings().limits.body_bytes_max.get()).await?;
     let unpacked = offload::run(turn, packed.unpack_bytes(), move || packed.unpack()).await?;

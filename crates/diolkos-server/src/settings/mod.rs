@@ -46,6 +46,8 @@ pub struct Settings {
     pub engine: EngineSettings,
     /// The native channel.
     pub channel: Channel,
+    /// The extension `system_shared_memory` of REST and gRPC.
+    pub shared_memory: SharedMemory,
     /// Log lines.
     pub log: Log,
     /// Who did what, and who was refused what.
@@ -126,6 +128,17 @@ pub struct Channel {
     pub spin: Interval,
 }
 
+/// The extension `system_shared_memory` of REST and gRPC.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SharedMemory {
+    /// Where the shared memory lies that clients register: a tmpfs. `""` = the extension is off. Default
+    /// `"/dev/shm"`.
+    pub directory: PathBuf,
+    /// Size that all regions of one user of a tenant may have together, as they were registered. Default `"4GiB"`.
+    pub bytes_max: Size,
+}
+
 /// Log lines.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -164,6 +177,7 @@ impl Default for Settings {
             limits: Limits::default(),
             engine: EngineSettings::default(),
             channel: Channel::default(),
+            shared_memory: SharedMemory::default(),
             log: Log::default(),
             audit: AuditSettings::default(),
             shutdown: Shutdown::default(),
@@ -208,6 +222,12 @@ impl Default for Limits {
 impl Default for Channel {
     fn default() -> Channel {
         Channel { spin: Interval::micros(60) }
+    }
+}
+
+impl Default for SharedMemory {
+    fn default() -> SharedMemory {
+        SharedMemory { directory: "/dev/shm".into(), bytes_max: Size::gibibytes(4) }
     }
 }
 
@@ -256,7 +276,9 @@ impl Settings {
             .chain(&mut self.models.files)
             .chain(&mut self.models.store_dir)
             .chain(&mut self.audit.file);
-        for path in paths {
+        // Empty says something else than the directory of the settings.
+        let memory = Some(&mut self.shared_memory.directory).filter(|path| !path.as_os_str().is_empty());
+        for path in paths.chain(memory) {
             // Joining an absolute path gives just that path.
             *path = base.join(&*path);
         }

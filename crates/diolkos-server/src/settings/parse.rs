@@ -240,6 +240,7 @@ fn broken_rules(settings: &Settings) -> Vec<(String, String)> {
         ("models.memory_max", models.memory_max),
         ("models.file_bytes_max", models.file_bytes_max),
         ("models.rehearsal_memory_max", models.rehearsal_memory_max),
+        ("shared_memory.bytes_max", settings.shared_memory.bytes_max),
     ] {
         rule(key, size.get() > 0, "is 0, which allows nothing".into());
     }

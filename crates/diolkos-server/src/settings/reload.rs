@@ -131,7 +131,8 @@ mod tests {
              watch_interval = \"1s\"\nclient_load = true\nvariable_dim_max = 1\nstore_dir = \"/d\"\n\
              store_quota = \"1B\"\nrehearsal_memory_max = \"1B\"\nrehearsal_cpu = \"1s\"\nrehearsal_timeout = \"1s\"\n\
              [limits]\nconnections_max = 1\nbody_bytes_max = \"1B\"\nheader_timeout = \"1s\"\nidle_timeout = \"1s\"\n\
-             body_timeout = \"1s\"\nrequest_memory_max = \"1B\"\nrequests_memory_max = \"1B\"\n",
+             body_timeout = \"1s\"\nrequest_memory_max = \"1B\"\nrequests_memory_max = \"1B\"\n\
+             [shared_memory]\ndirectory = \"/m\"\nbytes_max = \"1B\"\n",
             std::path::Path::new("d.toml"),
         )
         .unwrap();

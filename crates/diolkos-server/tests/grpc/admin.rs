@@ -27,7 +27,8 @@ async fn live_ready_and_what_it_is() {
     let metadata = client.server_metadata(ServerMetadataRequest {}).await.unwrap().into_inner();
     assert_eq!(metadata.name, "diolkos");
     assert!(metadata.extensions.contains(&"statistics".to_owned()));
-    assert!(!metadata.extensions.iter().any(|extension| extension.contains("shared_memory")));
+    assert!(metadata.extensions.contains(&"system_shared_memory".to_owned()));
+    assert!(!metadata.extensions.contains(&"cuda_shared_memory".to_owned()));
     fixture.end().await;
 }
 
@@ -112,8 +113,7 @@ async fn the_index_lists_and_clients_do_not_load_unless_allowed() {
 async fn what_is_not_offered_says_so() {
     let fixture = start("").await;
     let paths = [
-        ("/inference.GRPCInferenceService/SystemSharedMemoryRegister", "system_shared_memory"),
-        ("/inference.GRPCInferenceService/CudaSharedMemoryStatus", "cuda_shared_memory"),
+        ("/inference.GRPCInferenceService/CudaSharedMemoryRegister", "cuda_shared_memory"),
         ("/inference.GRPCInferenceService/TraceSetting", "trace"),
         ("/inference.GRPCInferenceService/LogSettings", "logging"),
         ("/inference.GRPCInferenceService/Frobnicate", "Frobnicate"),

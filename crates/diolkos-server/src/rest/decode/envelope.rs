@@ -75,6 +75,19 @@ pub(crate) struct ParametersOnly<'a> {
     pub(crate) parameters: Option<WireParams<'a>>,
 }
 
+/// The body of a request to register shared memory.
+#[derive(Debug, Deserialize)]
+pub(crate) struct RegisterBody<'a> {
+    /// The name of the shared memory.
+    #[serde(borrow)]
+    pub(crate) key: Cow<'a, str>,
+    /// Where the region begins in it.
+    #[serde(default)]
+    pub(crate) offset: u64,
+    /// The region's size.
+    pub(crate) byte_size: u64,
+}
+
 /// The body of an index request.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct IndexBody {

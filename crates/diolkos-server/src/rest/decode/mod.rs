@@ -19,13 +19,15 @@ use std::borrow::Cow;
 
 use diolkos_backend::{Buffer, Tensor};
 use diolkos_engine::NamedTensor;
-use diolkos_types::{Code, DataType, Param, Params, RANK_MAX, Shape, Status};
+use diolkos_types::{DataType, Param, Params, RANK_MAX, Shape, Status};
 use serde_json::value::RawValue;
 
 use self::envelope::{Envelope, Input, Output, WireParam, WireParams};
 use super::rope::Rope;
 use crate::oip::params::{self, PARAMS_MAX, RequestParams};
+use crate::oip::places::place_of;
 use crate::oip::{InferCall, OutputWish};
+use crate::system_memory::Place;
 
 /// A decoded request, and how its outputs go back.
 #[derive(Debug)]
@@ -81,8 +83,13 @@ pub(crate) fn decode(
     let sorted = RequestParams::sort(to_params("the request", envelope.parameters)?)?;
     let mut binary = json_bytes.is_some().then_some(body);
     let inputs = bounded("inputs", envelope.inputs)?;
-    let inputs =
-        inputs.into_iter().map(|input| decode_input(input, binary.as_mut())).collect::<Result<_, _>>()?;
+    let mut in_regions = Vec::new();
+    let mut decoded = Vec::with_capacity(inputs.len());
+    for input in inputs {
+        let (tensor, place) = decode_input(input, binary.as_mut())?;
+        in_regions.extend(place.map(|place| (decoded.len(), place)));
+        decoded.push(tensor);
+    }
     if let Some(left) = binary.filter(|rest| rest.len() > 0) {
         return Err(Status::invalid(format!(
             "{} bytes are left behind the last binary input; the sum of all `binary_data_size` must be the body \
@@ -100,7 +107,8 @@ pub(crate) fn decode(
         params: sorted.for_model,
         priority: sorted.priority,
         timeout_us: sorted.timeout_us,
-        inputs,
+        inputs: decoded,
+        in_regions,
         outputs: (!wishes.is_empty()).then_some(wishes),
     };
     Ok(Decoded { call, form: OutputForm { binary: sorted.binary_data_output, by_name } })
@@ -117,12 +125,13 @@ fn bounded<T>(what: &str, list: envelope::Capped<T>) -> Result<Vec<T>, Status> {
     Ok(list.items)
 }
 
-fn decode_input(input: Input<'_>, binary: Option<&mut Rope>) -> Result<NamedTensor, Status> {
+/// An input, and where its payload lies if it is in a region.
+fn decode_input(input: Input<'_>, binary: Option<&mut Rope>) -> Result<(NamedTensor, Option<Place>), Status> {
     let name: Box<str> = shown(&input.name)?.into();
     let data_type = decode_type(&name, &input.datatype)?;
     let shape = decode_shape(&name, &input.shape)?;
     let params = to_params(&format!("input `{name}`"), input.parameters)?;
-    refuse_shared_memory("input", &name, &params)?;
+    let place = place_of("input", &name, &params)?;
     let size = match params.get("binary_data_size") {
         Some(size) => Some(
             params::whole("binary_data_size", size)
@@ -131,6 +140,12 @@ fn decode_input(input: Input<'_>, binary: Option<&mut Rope>) -> Result<NamedTens
         None => None,
     };
     let data = match (input.data, size) {
+        (None, None) if place.is_some() => Buffer::empty(),
+        _ if place.is_some() => {
+            return Err(Status::invalid(format!(
+                "input `{name}` lies in a region (`shared_memory_region`) and has data in the request as well; send one of them"
+            )));
+        }
         (Some(json), None) => data::payload_from_json(&name, data_type, &shape, json.get())?.into(),
         (None, Some(size)) => take_binary(&name, size, binary)?,
         (Some(_), Some(_)) => {
@@ -144,7 +159,7 @@ fn decode_input(input: Input<'_>, binary: Option<&mut Rope>) -> Result<NamedTens
             )));
         }
     };
-    Ok(NamedTensor { name, tensor: Tensor { data_type, shape, data } })
+    Ok((NamedTensor { name, tensor: Tensor { data_type, shape, data } }, place))
 }
 
 /// Names go into messages and logs, so they are bounded before anything else.
@@ -190,18 +205,6 @@ fn take_binary(name: &str, size: u64, binary: Option<&mut Rope>) -> Result<Buffe
     })
 }
 
-fn refuse_shared_memory(what: &str, name: &str, params: &Params) -> Result<(), Status> {
-    if params.get("shared_memory_region").is_none() {
-        return Ok(());
-    }
-    Err(Status::new(
-        Code::Unsupported,
-        format!(
-            "{what} `{name}`: the shared memory extensions are not offered here; send the data as binary"
-        ),
-    ))
-}
-
 type Wishes = (Vec<OutputWish>, Vec<(Box<str>, bool)>);
 
 fn decode_outputs(outputs: Vec<Output<'_>>) -> Result<Wishes, Status> {
@@ -210,7 +213,7 @@ fn decode_outputs(outputs: Vec<Output<'_>>) -> Result<Wishes, Status> {
     for output in outputs {
         let name: Box<str> = shown(&output.name)?.into();
         let params = to_params(&format!("output `{name}`"), output.parameters)?;
-        refuse_shared_memory("output", &name, &params)?;
+        let place = place_of("output", &name, &params)?;
         let of_output = |error: Status| Status::invalid(format!("output `{name}`: {}", error.message()));
         if let Some(binary) = params.get("binary_data") {
             forms.push((name.clone(), params::truth("binary_data", binary).map_err(of_output)?));
@@ -223,7 +226,7 @@ fn decode_outputs(outputs: Vec<Output<'_>>) -> Result<Wishes, Status> {
             None => None,
         };
         let classification = classification.map(|count| usize::try_from(count).unwrap_or(usize::MAX));
-        wishes.push(OutputWish { name, classification });
+        wishes.push(OutputWish { name, classification, place });
     }
     Ok((wishes, forms))
 }

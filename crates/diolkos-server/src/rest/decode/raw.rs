@@ -34,6 +34,7 @@ pub(crate) fn decode(
         priority: 0,
         timeout_us: None,
         inputs: vec![input],
+        in_regions: Vec::new(),
         outputs: None,
     };
     Ok(Decoded { call, form: OutputForm { binary: true, by_name: Vec::new() } })

@@ -32,7 +32,7 @@ fn a_whole_json_request() {
     assert_eq!(call.params.get("alpha"), Some(&Param::Double(0.5)));
     assert_eq!(&*call.inputs[0].name, "x");
     assert_eq!(call.inputs[0].tensor.data.to_private()[..], [1, 0, 0, 0, 2, 0, 0, 0]);
-    let wish = |name: &str, classification| OutputWish { name: name.into(), classification };
+    let wish = |name: &str, classification| OutputWish { name: name.into(), classification, place: None };
     assert_eq!(call.outputs, Some(vec![wish("y", Some(3)), wish("z", None)]));
     assert!(!decoded.form.is_binary("y") && decoded.form.is_binary("z"));
 }
@@ -117,7 +117,15 @@ fn inputs_that_say_too_little_or_too_much() {
         (r#""name":"x","shape":[1],"datatype":"FP32","data":[-NaN]"#, "send the strings \"NaN\""),
         (
             r#""name":"x","shape":[1],"datatype":"FP32","parameters":{"shared_memory_region":"r"}"#,
-            "shared memory",
+            "input `x` has a parameter `shared_memory_region` and no `shared_memory_byte_size`",
+        ),
+        (
+            r#""name":"x","shape":[1],"datatype":"FP32","data":[1],"parameters":{"shared_memory_region":"r","shared_memory_byte_size":4}"#,
+            "input `x` lies in a region (`shared_memory_region`) and has data in the request",
+        ),
+        (
+            r#""name":"x","shape":[1],"datatype":"FP32","parameters":{"shared_memory_region":"r","shared_memory_byte_size":4,"binary_data_size":4}"#,
+            "input `x` lies in a region",
         ),
         (
             r#""name":"x","shape":[1],"datatype":"FP32","data":[1],"parameters":{"a":{}}"#,
@@ -211,8 +219,22 @@ fn wishes_that_make_no_sense() {
             .contains("output `y`: parameter `classification` is \"three\"")
     );
     assert!(error(output(r#""binary_data":1"#)).contains("output `y`: parameter `binary_data` is 1"));
-    assert_eq!(output(r#""shared_memory_region":"r""#).unwrap_err().code(), Code::Unsupported);
+    assert!(error(output(r#""shared_memory_region":"r""#)).contains("output `y` has a parameter"));
     assert_eq!(output(r#""classification":0"#).unwrap().call.outputs.unwrap()[0].classification, None);
+}
+
+#[test]
+fn tensors_in_regions_are_left_for_later() {
+    let json = r#"{"inputs":[{"name":"a","shape":[1],"datatype":"UINT8","parameters":{"binary_data_size":1}},
+        {"name":"b","shape":[2],"datatype":"UINT8","parameters":{"shared_memory_region":"r","shared_memory_byte_size":2,"shared_memory_offset":9}},
+        {"name":"c","shape":[1],"datatype":"UINT8","parameters":{"binary_data_size":1}}],
+        "outputs":[{"name":"y","parameters":{"shared_memory_region":"s","shared_memory_byte_size":8,"binary_data":true}}]}"#;
+    let call = decode_binary(json, b"xy").unwrap().call;
+    let place = |region: &str, offset, bytes| Place { region: region.into(), offset, bytes };
+    assert_eq!(call.in_regions, [(1, place("r", 9, 2))]);
+    let payloads: Vec<_> = call.inputs.iter().map(|input| input.tensor.data.to_private()).collect();
+    assert_eq!(payloads, ["x", "", "y"]);
+    assert_eq!(call.outputs.unwrap()[0].place, Some(place("s", 0, 8)));
 }
 
 proptest! {

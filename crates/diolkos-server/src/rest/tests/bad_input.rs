@@ -149,7 +149,8 @@ async fn what_is_not_offered_says_so() {
     let front = Front::start();
     let shared = json!({"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32",
         "parameters": {"shared_memory_region": "r", "shared_memory_byte_size": 12}}]});
-    assert!(front.infer("plain", &shared).await.error(501).contains("shared memory"));
+    assert!(front.infer("plain", &shared).await.error(501).contains("system_shared_memory extension"));
+    front.get("/v2/systemsharedmemory/status").await.error(501);
     let sequence = json!({"parameters": {"sequence_id": 7, "sequence_start": true}, "inputs": []});
     assert!(front.infer("plain", &sequence).await.error(501).contains("sequence"));
     let wrong = json!({"parameters": {"timeout": "soon"}, "inputs": []});

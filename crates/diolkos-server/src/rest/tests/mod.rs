@@ -5,9 +5,11 @@ mod bad_input;
 mod faults;
 mod inference;
 mod models;
+mod shared_memory;
 
 use std::path::Path;
 use std::pin::Pin;
+use std::time::Duration;
 
 use axum::http::{HeaderMap, Method};
 use diolkos_backend::faulty::{FaultyOperation, Plan, RunFault};
@@ -25,12 +27,15 @@ use crate::audit::Audit;
 use crate::listen::Peer;
 use crate::sessions::{ClientSession, ConnectionContext};
 use crate::settings::{Settings, Size};
+use crate::system_memory::{Holder, SessionMemory};
 
 /// A daemon without sockets.
 struct Front {
     app: Arc<App>,
     router: Router,
     context: ConnectionContext,
+    /// Where shared memory lies, if the session may use it.
+    shm: Option<tempfile::TempDir>,
     _dir: tempfile::TempDir,
 }
 
@@ -93,6 +98,7 @@ struct Options {
     /// Faults of the operation `faulty`, which otherwise echoes.
     faults: Plan<RunFault>,
     requests_memory_max: u64,
+    shared_memory: bool,
 }
 
 impl Default for Options {
@@ -103,6 +109,7 @@ impl Default for Options {
             lazy: false,
             faults: Plan::always(RunFault::None),
             requests_memory_max,
+            shared_memory: false,
         }
     }
 }
@@ -112,7 +119,7 @@ impl Front {
         Front::with(Options::default())
     }
 
-    fn with(options: Options) -> Front {
+    fn with(mut options: Options) -> Front {
         let dir = repository();
         let config = StoreConfig {
             lazy: options.lazy,
@@ -137,11 +144,26 @@ impl Front {
                 engine.control_and_wait(ControlRequest::Load { name: model.into() }).unwrap();
             }
         }
+        let shm = options.shared_memory.then(|| tempfile::tempdir_in("/dev/shm").unwrap());
+        if let Some(shm) = &shm {
+            options.settings.shared_memory.directory = shm.path().into();
+        }
         let app = Arc::new(App::new(engine, options.settings, Audit::open(None).unwrap()));
-        let session = ClientSession::open(&app, &TenantId::default()).unwrap();
+        let tenant = TenantId::default();
+        let memory = match &shm {
+            None => SessionMemory::none(),
+            Some(_) => {
+                let uid = Some(rustix::process::geteuid().as_raw());
+                let (linger, budget) = (Duration::ZERO, app.bodies_of(&tenant));
+                let holder =
+                    Holder { tenant: tenant.clone(), uid, pid: None, is_process: true, linger, budget };
+                SessionMemory::new(app.system_memory.clone(), holder)
+            }
+        };
+        let session = ClientSession::open_with(&app, &tenant, memory).unwrap();
         app.advance(Phase::Ready);
         let router = router(app.clone());
-        Front { app, router, context: ConnectionContext { session, peer: Peer::tcp() }, _dir: dir }
+        Front { app, router, context: ConnectionContext { session, peer: Peer::tcp() }, shm, _dir: dir }
     }
 
     /// Tasks own what they use, so this does not borrow.

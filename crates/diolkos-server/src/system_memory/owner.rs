@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whose tables there are, and how much they hold.
+//!
+//! ```text
+//! (tenant, uid) ──> owner: regions and bytes in all its tables ──> the table that its connections share
+//!                   └── lives as long as one of its tables, and a table as long as a session or a linger
+//! ```
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use diolkos_types::{Code, Status, TenantId};
+use rustix::process::{Resource, getrlimit};
+
+use super::limits::{FILES_SHARE, REGIONS_MAX, REGIONS_PER_OWNER_MAX};
+use super::table::Table;
+use crate::limits::REFUSE_RETRY_SECONDS;
+
+/// Regions and their bytes.
+#[derive(Debug, Default)]
+struct Sum {
+    regions: usize,
+    bytes: u64,
+}
+
+/// A user of a tenant.
+#[derive(Debug)]
+pub(super) struct Owner {
+    sum: Mutex<Sum>,
+    bytes_max: u64,
+    all: Arc<All>,
+}
+
+/// Regions of everybody.
+#[derive(Debug)]
+struct All {
+    regions: Mutex<usize>,
+    regions_max: usize,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing here panics while it holds a lock.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Room for one region; given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Slot {
+    owner: Arc<Owner>,
+    bytes: u64,
+}
+
+impl Owner {
+    /// Room for a region of so many bytes.
+    pub(super) fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Slot, Status> {
+        if bytes > self.bytes_max {
+            return Err(Status::new(
+                Code::TooLarge,
+                format!(
+                    "the region has {bytes} bytes, and {} are possible (`shared_memory.bytes_max`)",
+                    self.bytes_max
+                ),
+            ));
+        }
+        let mut sum = lock(&self.sum);
+        if sum.regions >= REGIONS_PER_OWNER_MAX {
+            return Err(full(format!(
+                "your user has {} regions, as many as are possible; unregister some",
+                sum.regions
+            )));
+        }
+        let together = sum.bytes.checked_add(bytes).filter(|&together| together <= self.bytes_max);
+        let Some(together) = together else {
+            return Err(full(format!(
+                "your user's regions have {} bytes, {bytes} more are wanted, and {} are possible \
+                 (`shared_memory.bytes_max`); unregister some",
+                sum.bytes, self.bytes_max
+            )));
+        };
+        {
+            let mut all = lock(&self.all.regions);
+            if *all >= self.all.regions_max {
+                return Err(full("there is no room for another region now".into()));
+            }
+            *all += 1;
+        }
+        *sum = Sum { regions: sum.regions + 1, bytes: together };
+        Ok(Slot { owner: self.clone(), bytes })
+    }
+}
+
+fn full(message: String) -> Status {
+    Status::busy(message, Duration::from_secs(REFUSE_RETRY_SECONDS))
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        *lock(&self.owner.all.regions) -= 1;
+        let mut sum = lock(&self.owner.sum);
+        sum.regions -= 1;
+        sum.bytes -= self.bytes;
+    }
+}
+
+/// Every owner that there is.
+#[derive(Debug)]
+pub(super) struct Owners {
+    known: Mutex<HashMap<(TenantId, u32), Known>>,
+    bytes_max: u64,
+    all: Arc<All>,
+}
+
+#[derive(Debug)]
+struct Known {
+    owner: Weak<Owner>,
+    shared: Weak<Table>,
+}
+
+impl Owners {
+    /// None yet; each may register so many bytes.
+    pub(super) fn new(bytes_max: u64) -> Owners {
+        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) / FILES_SHARE;
+        let regions_max = usize::try_from(files).unwrap_or(usize::MAX).min(REGIONS_MAX);
+        let all = Arc::new(All { regions: Mutex::new(0), regions_max });
+        Owners { known: Mutex::default(), bytes_max, all }
+    }
+
+    /// A table for this user: one of its own, or the one that all who can't be told apart share.
+    pub(super) fn table(&self, tenant: &TenantId, uid: u32, own: bool) -> Arc<Table> {
+        let mut known = lock(&self.known);
+        // The number of entries is that of owners with a session, and this is done once for a session.
+        known.retain(|_, known| known.owner.strong_count() > 0);
+        let entry = known
+            .entry((tenant.clone(), uid))
+            .or_insert_with(|| Known { owner: Weak::new(), shared: Weak::new() });
+        if !own && let Some(table) = entry.shared.upgrade() {
+            return table;
+        }
+        let owner = entry.owner.upgrade().unwrap_or_else(|| {
+            Arc::new(Owner { sum: Mutex::default(), bytes_max: self.bytes_max, all: self.all.clone() })
+        });
+        entry.owner = Arc::downgrade(&owner);
+        let table = Arc::new(Table::new(owner));
+        if !own {
+            entry.shared = Arc::downgrade(&table);
+        }
+        table
+    }
+
+    /// Users who have a table.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        lock(&self.known).values().filter(|known| known.owner.strong_count() > 0).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(owners: &Owners, uid: u32) -> Arc<Owner> {
+        owners.table(&TenantId::default(), uid, true).owner().clone()
+    }
+
+    #[test]
+    fn sizes_and_numbers_are_bounded_and_given_back() {
+        let owners = Owners::new(1000);
+        let first = owner(&owners, 1);
+        assert_eq!(first.reserve(1001).unwrap_err().code(), Code::TooLarge);
+        assert_eq!(first.reserve(u64::MAX).unwrap_err().code(), Code::TooLarge);
+        let slot = first.reserve(600).unwrap();
+        let refused = first.reserve(401).unwrap_err();
+        assert_eq!(refused.code(), Code::Busy);
+        assert!(refused.message().contains("600 bytes, 401 more are wanted, and 1000"), "{refused:?}");
+        // Nobody uses up what is another's.
+        let second = owner(&owners, 2);
+        drop(second.reserve(1000).unwrap());
+        drop(slot);
+        let slots: Vec<Slot> = (0..REGIONS_PER_OWNER_MAX).map(|_| first.reserve(1).unwrap()).collect();
+        assert!(first.reserve(1).unwrap_err().message().contains("256 regions"));
+        drop(slots);
+        first.reserve(1000).unwrap();
+    }
+
+    #[test]
+    fn everybody_together_is_bounded_too() {
+        let owners = Owners::new(1000);
+        let mut slots = Vec::new();
+        let mut refused = None;
+        for uid in 0..10 {
+            let owner = owner(&owners, uid);
+            for _ in 0..REGIONS_PER_OWNER_MAX {
+                match owner.reserve(1) {
+                    Ok(slot) => slots.push(slot),
+                    Err(status) => refused = Some(status),
+                }
+            }
+        }
+        assert_eq!(slots.len(), owners.all.regions_max);
+        assert!(refused.unwrap().message().contains("no room for another region"));
+        drop(slots);
+        assert_eq!(*lock(&owners.all.regions), 0);
+    }
+
+    #[test]
+    fn tables_are_shared_by_user_and_tenant_or_ones_own() {
+        let owners = Owners::new(1000);
+        let tenant = TenantId::default();
+        let (one, same) = (owners.table(&tenant, 1, false), owners.table(&tenant, 1, false));
+        assert!(Arc::ptr_eq(&one, &same));
+        let own = owners.table(&tenant, 1, true);
+        assert!(!Arc::ptr_eq(&one, &own) && Arc::ptr_eq(one.owner(), own.owner()));
+        let other = owners.table(&tenant, 2, false);
+        assert!(!Arc::ptr_eq(&one, &other) && !Arc::ptr_eq(one.owner(), other.owner()));
+        assert_eq!(owners.len(), 2);
+        drop((one, same, own, other));
+        assert_eq!(owners.len(), 0);
+        // Dead entries go when the next one comes.
+        let _table = owners.table(&tenant, 3, false);
+        assert_eq!(lock(&owners.known).len(), 1);
+    }
+}
