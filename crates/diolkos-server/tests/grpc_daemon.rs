@@ -18,3 +18,5 @@ mod shared_memory;
 mod streams;
 #[path = "grpc/support.rs"]
 mod support;
+#[path = "grpc/tenants.rs"]
+mod tenants;
