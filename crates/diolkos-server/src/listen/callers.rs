@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use diolkos_types::{Status, TenantId};
 
 use super::peer::{Peer, Transport};
+use super::table::ConnPlace;
 use crate::app::App;
 use crate::identity::bearer;
 use crate::limits;
@@ -19,6 +20,7 @@ pub(super) struct Callers {
     pub(super) app: Arc<App>,
     pub(super) sessions: Arc<SessionPool>,
     pub(super) peer: Peer,
+    pub(super) place: ConnPlace,
     /// Of the tenant that the transport proved when the connection came.
     pub(super) by_transport: Option<SessionLease>,
     pub(super) by_token: Mutex<Vec<(TenantId, SessionLease)>>,
@@ -63,6 +65,10 @@ impl Callers {
             return Err(Unknown::NoSession(Status::busy(text, limits::REFUSE_RETRY)));
         }
         let lease = self.sessions.lease(&self.app, &self.peer, &tenant).map_err(Unknown::NoSession)?;
+        if self.place.belongs_to(&tenant, directory.rights(&tenant).connections_max).is_err() {
+            let text = "your tenant has as many connections as it may (`connections_max`), and all are busy";
+            return Err(Unknown::NoSession(Status::busy(text, limits::REFUSE_RETRY)));
+        }
         let session = lease.session().clone();
         by_token.push((tenant, lease));
         Ok(session)

@@ -218,13 +218,14 @@ impl Rim {
             if let Some(lease) = lease {
                 lease.discard();
             }
-            self.serve_native(socket, peer, &replay, &connection).await;
+            self.serve_native(socket, peer, &replay, &entry).await;
             return drop(entry);
         }
         let callers = Callers {
             app: self.app.clone(),
             sessions: self.sessions.clone(),
             peer,
+            place: entry.place(),
             by_transport: lease,
             by_token: Mutex::default(),
         };
@@ -245,9 +246,10 @@ impl Rim {
 
     /// A native connection counts as busy for as long as it is there: what its client keeps open in it can't be
     /// taken up again by another connection.
-    async fn serve_native(&self, socket: Socket, peer: Peer, replay: &[u8], connection: &ConnState) {
-        connection.activity().request_began(0);
-        let native = Native { app: self.app.clone(), front: self.native.clone(), socket, peer };
+    async fn serve_native(&self, socket: Socket, peer: Peer, replay: &[u8], entry: &Entry) {
+        entry.connection().activity().request_began(0);
+        let place = entry.place();
+        let native = Native { app: self.app.clone(), front: self.native.clone(), socket, peer, place };
         let mut stop = self.stop.clone();
         tokio::select! {
             biased;

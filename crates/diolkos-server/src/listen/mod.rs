@@ -49,6 +49,7 @@ pub(crate) use listener::Listener;
 pub(crate) use peer::{Peer, Transport};
 pub(crate) use refuse::{Refusal, Unproven};
 pub(crate) use socket::Socket;
+pub(crate) use table::ConnPlace;
 
 /// For `fuzz`: lengths stay, only `-` is written, and it does not matter how the bytes are cut.
 pub(crate) fn fuzz_authority(bytes: &[u8], cut: usize) {

@@ -15,8 +15,8 @@ use crate::limits;
 /// A connection, as others see it.
 #[derive(Debug)]
 pub(super) struct ConnState {
-    /// Whose it is; `None` until somebody shows a token.
-    tenant: Option<TenantId>,
+    /// Whose it is; `None` until somebody shows a token. Changed under the table's lock only.
+    tenant: Mutex<Option<TenantId>>,
     activity: Mutex<Activity>,
     evicted: AtomicBool,
     evict: Notify,
@@ -25,11 +25,15 @@ pub(super) struct ConnState {
 impl ConnState {
     fn new(tenant: Option<TenantId>) -> ConnState {
         ConnState {
-            tenant,
+            tenant: Mutex::new(tenant),
             activity: Mutex::new(Activity::new(Instant::now())),
             evicted: AtomicBool::new(false),
             evict: Notify::new(),
         }
+    }
+
+    fn tenant(&self) -> Option<TenantId> {
+        self.tenant.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What it is doing. A leaf: nothing else is locked while this is.
@@ -67,7 +71,7 @@ struct Counts {
 
 /// Every connection is busy, or enough of the idle ones are just making room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Full;
+pub(crate) struct Full;
 
 impl Table {
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -126,6 +130,16 @@ impl Table {
 }
 
 impl State {
+    fn uncount(&mut self, tenant: &Option<TenantId>, evicted: bool) {
+        if let Some(counts) = self.counts.get_mut(tenant) {
+            counts.all -= 1;
+            counts.evicting -= u64::from(evicted);
+            if counts.all == 0 {
+                self.counts.remove(tenant);
+            }
+        }
+    }
+
     /// Of the tenant that has most, if one of its is idle, so that whoever opens many does not push others out; else of
     /// anybody.
     fn evict_longest_idle(&mut self) -> Result<(), Full> {
@@ -140,14 +154,14 @@ impl State {
             return Err(Full);
         }
         let candidates = self.connections.values().filter(|other| {
-            !other.evicted.load(Ordering::Relaxed) && tenant.is_none_or(|tenant| *tenant == other.tenant)
+            !other.evicted.load(Ordering::Relaxed) && tenant.is_none_or(|tenant| *tenant == other.tenant())
         });
         let idle = candidates.filter_map(|other| Some((other.activity().idle_since()?, other)));
         let (_, longest) = idle.min_by_key(|(since, _)| *since).ok_or(Full)?;
         // Only this function sets it, under the table's lock.
         longest.evicted.store(true, Ordering::Relaxed);
         longest.evict.notify_one();
-        let tenant = longest.tenant.clone();
+        let tenant = longest.tenant();
         self.counts.entry(tenant).or_default().evicting += 1;
         self.evicting += 1;
         Ok(())
@@ -167,6 +181,42 @@ impl Entry {
     pub(super) fn connection(&self) -> &Arc<ConnState> {
         &self.connection
     }
+
+    /// For whoever finds out later whose it is.
+    pub(super) fn place(&self) -> ConnPlace {
+        ConnPlace { table: self.table.clone(), number: self.number }
+    }
+}
+
+/// A connection, by its place in the table.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnPlace {
+    table: Arc<Table>,
+    number: u64,
+}
+
+impl ConnPlace {
+    /// The connection is this tenant's, if it was nobody's so far: somebody showed a token on it. Past the tenant's own
+    /// limit its longest idle one makes room, as when it had connected as that tenant.
+    pub(crate) fn belongs_to(&self, tenant: &TenantId, own_limit: u64) -> Result<(), Full> {
+        let mut state = self.table.lock();
+        let Some(connection) = state.connections.get(&self.number).cloned() else { return Ok(()) };
+        if connection.tenant().is_some() {
+            return Ok(());
+        }
+        let tenant = Some(tenant.clone());
+        let own = state.counts.get(&tenant).copied().unwrap_or_default();
+        if own.all - own.evicting >= own_limit {
+            state.evict_longest_idle_of(Some(&tenant))?;
+        }
+        let evicted = connection.evicted.load(Ordering::Relaxed);
+        state.uncount(&None, evicted);
+        let counts = state.counts.entry(tenant.clone()).or_default();
+        counts.all += 1;
+        counts.evicting += u64::from(evicted);
+        *connection.tenant.lock().unwrap_or_else(PoisonError::into_inner) = tenant;
+        Ok(())
+    }
 }
 
 impl Drop for Entry {
@@ -175,13 +225,7 @@ impl Drop for Entry {
         state.connections.remove(&self.number);
         let evicted = self.connection.evicted.load(Ordering::Relaxed);
         state.evicting -= usize::from(evicted);
-        if let Some(counts) = state.counts.get_mut(&self.connection.tenant) {
-            counts.all -= 1;
-            counts.evicting -= u64::from(evicted);
-            if counts.all == 0 {
-                state.counts.remove(&self.connection.tenant);
-            }
-        }
+        state.uncount(&self.connection.tenant(), evicted);
         let empty = state.connections.is_empty();
         drop(state);
         if empty {
@@ -251,6 +295,31 @@ mod tests {
         first.connection().evicted().await;
         drop(flood);
         assert_eq!(table.lock().counts[&id("flood")].all, 2);
+    }
+
+    #[tokio::test]
+    async fn a_token_makes_a_connection_its_tenants() {
+        let table = Arc::new(Table::default());
+        let a = TenantId::new("a");
+        let count = |tenant: Option<&TenantId>| {
+            table.lock().counts.get(&tenant.cloned()).map_or(0, |counts| counts.all)
+        };
+        let (first, _) = table.enter(None, 9, 9).unwrap();
+        first.place().belongs_to(&a, 1).unwrap();
+        assert_eq!((count(None), count(Some(&a))), (0, 1));
+        // A second token on the same connection changes nothing.
+        first.place().belongs_to(&TenantId::new("b"), 1).unwrap();
+        assert_eq!(count(Some(&a)), 1);
+        let (second, _) = table.enter(None, 9, 9).unwrap();
+        second.place().belongs_to(&a, 1).unwrap();
+        first.connection().evicted().await;
+        let (third, _) = table.enter(None, 9, 9).unwrap();
+        second.connection().activity().request_began(0);
+        assert_eq!(third.place().belongs_to(&a, 1).unwrap_err(), Full);
+        let gone = second.place();
+        drop((first, second, third));
+        gone.belongs_to(&a, 1).unwrap();
+        assert!(table.lock().counts.is_empty());
     }
 
     #[test]

@@ -38,7 +38,8 @@ use super::session::{NativeSession, place_outputs, positions, timing_of};
 use super::{NativeFront, control, limits};
 use crate::app::App;
 use crate::identity::Claim;
-use crate::listen::{Budget, Peer, Socket, Stop, Transport};
+use crate::limits::REFUSE_RETRY;
+use crate::listen::{Budget, ConnPlace, Peer, Socket, Stop, Transport};
 use crate::sessions::ClientSession;
 
 /// What the daemon calls itself.
@@ -55,6 +56,8 @@ pub(crate) struct Native {
     pub(crate) front: Arc<NativeFront>,
     pub(crate) socket: Socket,
     pub(crate) peer: Peer,
+    /// Of the connection, among all others.
+    pub(crate) place: ConnPlace,
 }
 
 /// Why the conversation ended, for the log.
@@ -178,7 +181,14 @@ impl Native {
         if !token.is_empty() && self.peer.transport == Transport::Tcp && directory.knows_tokens() {
             let token = std::str::from_utf8(token).ok();
             let tenant = token.and_then(|token| directory.of_token(&self.peer, token));
-            return tenant.ok_or_else(|| denied("this is no token of anybody here"));
+            let tenant = tenant.ok_or_else(|| denied("this is no token of anybody here"))?;
+            let own_limit = directory.rights(&tenant).connections_max;
+            self.place.belongs_to(&tenant, own_limit).map_err(|_| {
+                let text =
+                    "your tenant has as many connections as it may (`connections_max`), and all are busy";
+                Status::busy(text, REFUSE_RETRY)
+            })?;
+            return Ok(tenant);
         }
         match directory.claim(&self.peer) {
             Claim::Tenant(tenant) => Ok(tenant),

@@ -281,6 +281,29 @@ async fn connections_and_sessions_are_counted_for_each() {
 }
 
 #[tokio::test]
+async fn connections_with_tokens_are_counted_too() {
+    let token = diolkos_server::new_token().unwrap();
+    let hash = TokenHash::of(&token);
+    let fixture =
+        tenants(&format!("[tenants.a]\ntokens = [\"{hash}\"]\nconnections_max = 1\n[tenants.b]\n")).await;
+    let ask = format!("GET /v2/health/live HTTP/1.1\r\nHost: d\r\nAuthorization: Bearer {token}\r\n\r\n");
+    let connect = async || {
+        let mut stream = TcpStream::connect(fixture.tcp()).await.unwrap();
+        stream.write_all(ask.as_bytes()).await.unwrap();
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).await.unwrap();
+        assert_eq!(&first, b"HTTP/1.1 200");
+        stream
+    };
+    let mut first = connect().await;
+    let _second = connect().await;
+    // The first one, which is idle, has made room.
+    let mut rest = Vec::new();
+    first.read_to_end(&mut rest).await.unwrap();
+    fixture.daemon.shutdown().await;
+}
+
+#[tokio::test]
 async fn whoever_proves_nothing_is_refused() {
     // Users that no process here has.
     let fixture = tenants("[tenants.a]\n[tenants.b]\nuids = [4000000000]\n").await;
