@@ -170,7 +170,7 @@ impl Engine {
     /// Says what a tenant may have from now on. What it has open or in flight stays, and models that it may not use any
     /// more are gone for it.
     pub fn set_policy(&self, tenant: &TenantId, policy: Policy) {
-        self.inner.tenant(tenant, || policy.clone()).set_policy(policy.clone());
+        self.inner.tenant(tenant, Policy::nothing).set_policy(policy);
     }
 
     /// The model store, for looking things up. Changes go through [`Engine::control`].
@@ -315,7 +315,7 @@ impl EngineInner {
         match opened.entry.bind(opened.version) {
             Ok(version) => {
                 let queued = obligation.submitted;
-                return self.admit(&opened, version, request, obligation, queued, offer);
+                return self.admit(&policy, &opened, version, request, obligation, queued, offer);
             }
             Err(BindError::Cold) => self.park(opened, request, obligation),
             Err(error) => obligation.refuse(status::of_bind(opened.entry.name(), &error)),
@@ -343,8 +343,10 @@ impl EngineInner {
         drop((memory, place));
         match (opened.entry.bind(opened.version), failure) {
             (Ok(version), _) => {
+                // Asked anew: it may have changed while the model was loaded.
+                let policy = obligation.tenant.policy();
                 let now = Instant::now();
-                let here = self.admit(&opened, version, request, obligation, now, Offer::Nothing);
+                let here = self.admit(&policy, &opened, version, request, obligation, now, Offer::Nothing);
                 debug_assert!(here.is_none(), "nothing was offered");
             }
             (Err(BindError::Cold), Some(failure)) => obligation.refuse(failure.clone()),
@@ -352,8 +354,10 @@ impl EngineInner {
         }
     }
 
+    #[allow(clippy::too_many_arguments, reason = "they are what a request is, on its way")]
     fn admit(
         &self,
+        policy: &Policy,
         opened: &Opened,
         version: Arc<LoadedVersion>,
         request: Request,
@@ -364,8 +368,7 @@ impl EngineInner {
         let device = &self.devices[self.device_of_backend.get(version.backend).copied().unwrap_or(0)];
         let stats = version.stats.clone();
         let tenant = obligation.tenant.clone();
-        let policy = tenant.policy();
-        // Asked again for each request: the handle may be older than the policy.
+        // Looked up for each request: the handle may be older than the policy.
         let Some(lease) = policy.lease_on(device.name()).filter(|lease| lease.allows(&opened.entry)) else {
             obligation.refuse(status::no_such_model(opened.entry.name()));
             return None;

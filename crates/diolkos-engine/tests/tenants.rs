@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use common::{Gate, TestOperation, engine, engine_with, give_back};
+use common::{Gate, TestOperation, engine, engine_with, give_back, waits_at};
 use diolkos_backend::{Buffer, Tensor};
 use diolkos_engine::{
     Class, Engine, EngineConfig, Lease, NamedTensor, Patterns, Policy, Rate, Reply, Request, Session, Share,
@@ -109,12 +109,7 @@ fn a_rate_is_kept_and_says_when_to_come_back() {
 #[test]
 fn memory_has_a_bound_for_each_tenant() {
     let gate = Gate::new();
-    let held = gate.clone();
-    let wait = TestOperation::new(move |work, signature| {
-        held.wait();
-        give_back(work, signature)
-    });
-    let engine = engine(1, vec![("wait", wait)]);
+    let engine = engine(1, vec![("wait", waits_at(&gate))]);
     // Input and output of one row have 8 bytes each.
     let a = tenant(&engine, "a", Policy { requests_memory_max: 24, ..Policy::everything() });
     let b = tenant(&engine, "b", Policy::everything());
@@ -164,12 +159,7 @@ fn sessions_and_regions_have_bounds() {
 #[test]
 fn a_deadline_is_brought_forward() {
     let gate = Gate::new();
-    let held = gate.clone();
-    let wait = TestOperation::new(move |work, signature| {
-        held.wait();
-        give_back(work, signature)
-    });
-    let engine = engine(1, vec![("wait", wait)]);
+    let engine = engine(1, vec![("wait", waits_at(&gate))]);
     let a =
         tenant(&engine, "a", Policy { deadline_max: Some(Duration::from_millis(5)), ..Policy::everything() });
     let b = tenant(&engine, "b", Policy::everything());

@@ -54,6 +54,15 @@ impl Operation for TestOperation {
     }
 }
 
+/// Waits at a gate, then gives the input back.
+pub(crate) fn waits_at(gate: &Arc<Gate>) -> TestOperation {
+    let gate = gate.clone();
+    TestOperation::new(move |work, signature| {
+        gate.wait();
+        give_back(work, signature)
+    })
+}
+
 /// Gives the input back as the output.
 pub(crate) fn give_back(work: &mut Work, signature: &Signature) -> Result<(), RunError> {
     let input = work.take_input(0).expect("admission saw that it is there");

@@ -82,8 +82,10 @@ impl Directory {
         !self.cgroups.is_empty()
     }
 
-    pub(crate) fn knows_tokens(&self) -> bool {
-        !self.tokens.is_empty()
+    /// Whether a token of this peer would count: not on unix sockets, where the transport says who is there, and not on
+    /// an address that is one tenant's own.
+    pub(crate) fn takes_tokens(&self, peer: &Peer) -> bool {
+        peer.transport == Transport::Tcp && peer.of_listener.is_none() && !self.tokens.is_empty()
     }
 
     pub(crate) fn knows_uids(&self) -> bool {
@@ -105,15 +107,14 @@ impl Directory {
         let by_uid = || peer.uid.and_then(|uid| self.uids.get(&uid));
         match by_cgroup.or_else(by_uid).or(self.anonymous.as_ref()) {
             Some(tenant) => Claim::Tenant(tenant.clone()),
-            None if peer.transport == Transport::Tcp && !self.tokens.is_empty() => Claim::Token,
+            None if self.takes_tokens(peer) => Claim::Token,
             None => Claim::Nobody,
         }
     }
 
-    /// Whose token this is. On unix sockets tokens count for nothing: the transport says who is there.
+    /// Whose token this is, where tokens count.
     pub(crate) fn of_token(&self, peer: &Peer, token: &str) -> Option<TenantId> {
-        let counts = peer.transport == Transport::Tcp && peer.of_listener.is_none();
-        counts.then(|| self.tokens.get(&TokenHash::of(token)).cloned()).flatten()
+        self.takes_tokens(peer).then(|| self.tokens.get(&TokenHash::of(token)).cloned()).flatten()
     }
 
     /// What a tenant may; nothing if it is not in the settings any more.

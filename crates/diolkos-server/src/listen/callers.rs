@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use diolkos_types::{Status, TenantId};
 
-use super::peer::{Peer, Transport};
+use super::peer::Peer;
 use super::table::ConnPlace;
 use crate::app::App;
 use crate::identity::bearer;
@@ -48,10 +48,7 @@ impl Callers {
         let by_transport = self.by_transport.as_ref().map(SessionLease::session);
         let directory = self.app.directory();
         // Where tokens count for nothing, the header is somebody else's business, a proxy's say.
-        let tokens_count = self.peer.transport == Transport::Tcp
-            && self.peer.of_listener.is_none()
-            && directory.knows_tokens();
-        let Some(header) = authorization.filter(|_| tokens_count) else {
+        let Some(header) = authorization.filter(|_| directory.takes_tokens(&self.peer)) else {
             return by_transport.cloned().ok_or(Unknown::NoToken);
         };
         let tenant = bearer(header).and_then(|token| directory.of_token(&self.peer, token));

@@ -132,7 +132,8 @@ impl Rim {
         let settings = self.app.settings();
         let directory = self.app.directory();
         identity::ask_kernel(&mut peer, &socket, &directory);
-        match self.let_in(&peer, settings.limits.connections_max, &directory) {
+        let claim = directory.claim(&peer);
+        match self.let_in(&peer, &claim, settings.limits.connections_max, &directory) {
             Ok((entry, lease)) => {
                 let limits = &settings.limits;
                 let timeouts = Timeouts {
@@ -149,11 +150,11 @@ impl Rim {
                     Refusal::Forbidden(_) => Code::PermissionDenied,
                     Refusal::Full | Refusal::Sessions => Code::Busy,
                 };
-                let tenant = match directory.claim(&peer) {
+                let tenant = match &claim {
                     Claim::Tenant(tenant) => Some(tenant),
                     Claim::Token | Claim::Nobody => None,
                 };
-                self.app.audit.refused(tenant.as_ref(), Some(&peer), Action::Connect, code, refusal.name());
+                self.app.audit.refused(tenant, Some(&peer), Action::Connect, code, refusal.name());
                 self.refuser.refuse(socket, refusal);
             }
         }
@@ -163,14 +164,12 @@ impl Rim {
     fn let_in(
         &self,
         peer: &Peer,
+        claim: &Claim,
         connections_max: usize,
         directory: &Directory,
     ) -> Result<(Entry, Option<SessionLease>), Refusal> {
-        let (tenant, own_limit) = match directory.claim(peer) {
-            Claim::Tenant(tenant) => {
-                let own_limit = directory.rights(&tenant).connections_max;
-                (Some(tenant), own_limit)
-            }
+        let (tenant, own_limit) = match claim {
+            Claim::Tenant(tenant) => (Some(tenant), directory.rights(tenant).connections_max),
             // Those who have shown nothing together have half of what there is.
             Claim::Token => (None, (connections_max as u64).div_ceil(2)),
             Claim::Nobody => {
@@ -182,12 +181,12 @@ impl Rim {
                 return Err(Refusal::Forbidden(unproven));
             }
         };
-        let entered = self.table.enter(tenant.clone(), connections_max, own_limit);
+        let entered = self.table.enter(tenant.cloned(), connections_max, own_limit);
         let (entry, evicts) = entered.map_err(|_| Refusal::Full)?;
         if evicts {
             self.app.counters.evicted();
         }
-        let lease = tenant.map(|tenant| self.sessions.lease(&self.app, peer, &tenant)).transpose();
+        let lease = tenant.map(|tenant| self.sessions.lease(&self.app, peer, tenant)).transpose();
         lease.map(|lease| (entry, lease)).map_err(|_| Refusal::Sessions)
     }
 

@@ -80,8 +80,9 @@ impl hyper::service::Service<Request<Incoming>> for ConnService {
         if let Some(status) = over_rate(&session, front, &request) {
             return self.turn_away(front, refusal(front, status), in_flight);
         }
-        let may_read_metrics = self.app.directory().rights(session.tenant()).metrics;
-        if front == Front::Metrics && !may_read_metrics {
+        let metrics_denied =
+            front == Front::Metrics && !self.app.directory().rights(session.tenant()).metrics;
+        if metrics_denied {
             let (tenant, reason) = (session.tenant(), "its tenant may not read metrics");
             self.app.audit.refused(
                 Some(tenant),
@@ -101,7 +102,7 @@ impl hyper::service::Service<Request<Incoming>> for ConnService {
         let (app, fronts) = (self.app.clone(), self.fronts.clone());
         let span = trace.map_or_else(tracing::Span::none, TraceContext::span);
         let answer = async move {
-            let reply = route(&app, fronts, front, may_read_metrics, request).await;
+            let reply = route(&app, fronts, front, metrics_denied, request).await;
             let mut reply = match meter.reply_begins() {
                 None => reply,
                 Some(fault) => body_fault(front, fault),
@@ -176,11 +177,11 @@ async fn route(
     app: &App,
     fronts: Fronts,
     front: Front,
-    may_read_metrics: bool,
+    metrics_denied: bool,
     request: Request<Body>,
 ) -> Response<Body> {
     let router = match front {
-        Front::Metrics if !may_read_metrics => {
+        Front::Metrics if metrics_denied => {
             return error(
                 StatusCode::FORBIDDEN,
                 "metrics tell about all tenants, and yours may not read them (tenants.NAME.metrics)",

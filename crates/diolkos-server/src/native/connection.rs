@@ -39,7 +39,7 @@ use super::{NativeFront, control, limits};
 use crate::app::App;
 use crate::identity::Claim;
 use crate::limits::REFUSE_RETRY;
-use crate::listen::{Budget, ConnPlace, Peer, Socket, Stop, Transport};
+use crate::listen::{Budget, ConnPlace, Peer, Socket, Stop};
 use crate::sessions::ClientSession;
 
 /// What the daemon calls itself.
@@ -178,7 +178,7 @@ impl Native {
     fn tenant(&self, token: &[u8]) -> Result<TenantId, Status> {
         let directory = self.app.directory();
         let denied = |text: &str| Status::new(Code::PermissionDenied, text);
-        if !token.is_empty() && self.peer.transport == Transport::Tcp && directory.knows_tokens() {
+        if !token.is_empty() && directory.takes_tokens(&self.peer) {
             let token = std::str::from_utf8(token).ok();
             let tenant = token.and_then(|token| directory.of_token(&self.peer, token));
             let tenant = tenant.ok_or_else(|| denied("this is no token of anybody here"))?;

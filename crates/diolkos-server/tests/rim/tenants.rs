@@ -258,7 +258,7 @@ async fn a_rate_is_told_with_the_time_to_wait() {
 }
 
 #[tokio::test]
-async fn connections_and_sessions_are_counted_for_each() {
+async fn connections_are_counted_for_each() {
     let limited = BOTH.replace("[tenants.a]\n", "[tenants.a]\nconnections_max = 2\n");
     let fixture = tenants(&limited).await;
     let mut b = connect(&fixture, "b").await;
