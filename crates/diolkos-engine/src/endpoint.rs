@@ -4,14 +4,14 @@
 
 use std::fmt;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use diolkos_backend::endpoint::{
     Cancel, Done, Endpoint, Inferred, ModelRow, ModelState, NamedTensor, Opened, Request, StatsRow, Timing,
 };
 use diolkos_types::{HandleId, Status, TenantId};
 
-use crate::account::Total;
+use crate::account::{ModelStats, Total, Whose};
 use crate::control::ControlRequest;
 use crate::engine::Engine;
 use crate::request::Reply;
@@ -80,7 +80,11 @@ impl Endpoint for LocalEndpoint {
             None => self.session.entries(),
             Some(name) => vec![self.session.find(name)?],
         };
-        Ok(entries.iter().flat_map(|entry| entry.ready()).map(|loaded| stats_row(&loaded)).collect())
+        let versions = entries.iter().flat_map(|entry| entry.ready());
+        // Whoever has the engine may know what all its tenants did.
+        let row =
+            |loaded: Arc<LoadedVersion>| stats_row(&loaded, &self.session.stats(&loaded, Whose::Everybody));
+        Ok(versions.map(row).collect())
     }
 
     fn load(&self, name: &str) -> Result<(), Status> {
@@ -129,8 +133,7 @@ fn model_row(row: IndexRow) -> ModelRow {
     ModelRow { name: row.name, version: row.version, state, reason: row.reason }
 }
 
-fn stats_row(loaded: &LoadedVersion) -> StatsRow {
-    let stats = &loaded.stats;
+fn stats_row(loaded: &LoadedVersion, stats: &ModelStats) -> StatsRow {
     let time = |total: &Total| std::time::Duration::from_nanos(total.nanoseconds());
     StatsRow {
         name: loaded.name.to_string().into(),

@@ -377,7 +377,7 @@ impl EngineInner {
             Ok(admitted) => device.submit(Job::new(admitted, obligation, queued), offer),
             Err(error) => {
                 let status = status::of_admission(&error);
-                stats.failed(status.code(), obligation.submitted.elapsed());
+                stats.of(tenant.key).failed(status.code(), obligation.submitted.elapsed());
                 obligation.refuse(status);
                 None
             }

@@ -101,7 +101,7 @@ pub(crate) struct Ran {
 impl Job {
     /// `queued` is when its admission began.
     pub(crate) fn new(admitted: Admitted, obligation: Obligation, queued: Instant) -> Job {
-        admitted.version.stats.pending.increment();
+        admitted.version.stats.of(obligation.tenant.key).pending.increment();
         Job(Box::new(Inner { admitted, obligation, queued }))
     }
 
@@ -128,8 +128,9 @@ impl Job {
         let stats = admitted.version.stats.clone();
         // Its memory is given back before the answer is out: whoever gets it finds it so.
         drop(admitted);
-        stats.pending.decrement();
-        stats.failed(status.code(), obligation.submitted.elapsed());
+        let account = stats.of(obligation.tenant.key);
+        account.pending.decrement();
+        account.failed(status.code(), obligation.submitted.elapsed());
         obligation.refuse(status);
     }
 
@@ -138,7 +139,7 @@ impl Job {
         let Inner { admitted, obligation, queued } = *self.0;
         let Admitted { version, mut work, output_order, rows, memory, reserve_at_start, .. } = admitted;
         let began = Instant::now();
-        version.stats.pending.decrement();
+        version.stats.of(obligation.tenant.key).pending.decrement();
         version.usage.touch(began);
         let outcome = prepare(&version, &mut work, &memory, reserve_at_start).and_then(|scratch| {
             let outcome = run_caught(&version, &mut work).map_err(|error| status::of_run(&version, &error));
@@ -147,7 +148,7 @@ impl Job {
         });
         let ended = Instant::now();
         let service = ended - began;
-        version.stats.executed(service);
+        version.stats.executed(obligation.tenant.key, service);
         obligation.tenant.charge(service);
         let timing = timing(queued, began, ended, &work);
         let result = outcome.and_then(|()| collect(&version, work, output_order, memory));
@@ -173,9 +174,10 @@ impl Ran {
     pub(crate) fn complete(mut self) {
         let now = Instant::now();
         let latency = now - self.job.submitted;
+        let account = self.version.stats.of(self.job.tenant.key);
         match &self.result {
-            Ok(_) => self.version.stats.succeeded(&self.timing, now, latency, self.rows),
-            Err(status) => self.version.stats.failed(status.code(), latency),
+            Ok(_) => account.succeeded(&self.timing, now, latency, self.rows),
+            Err(status) => account.failed(status.code(), latency),
         }
         self.job.send(self.result, self.timing, latency);
     }

@@ -15,6 +15,7 @@ use std::time::Instant;
 use diolkos_backend::CancelFlag;
 use diolkos_types::{BuildSpread, HandleId, JobId, SessionId, Status, TenantId};
 
+use crate::account::{ModelStats, Whose};
 use crate::device::{Here, Offer};
 use crate::engine::EngineInner;
 use crate::job::Obligation;
@@ -183,6 +184,16 @@ impl Session {
     pub fn bound_version(&self, handle: HandleId) -> Result<Arc<LoadedVersion>, Status> {
         let opened = self.opened(handle)?;
         opened.entry.bind(opened.version).map_err(|error| status::of_bind(opened.entry.name(), &error))
+    }
+
+    /// What happened to requests to a version until now, its tenant's own or everybody's. Who may see everybody's is the
+    /// caller's to decide.
+    #[must_use]
+    pub fn stats(&self, version: &LoadedVersion, whose: Whose) -> ModelStats {
+        match whose {
+            Whose::Own => version.stats.own(self.inner.tenant.key),
+            Whose::Everybody => version.stats.everybody(),
+        }
     }
 
     fn opened(&self, handle: HandleId) -> Result<Opened, Status> {

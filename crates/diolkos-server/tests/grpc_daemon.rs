@@ -14,6 +14,8 @@ mod infer;
 mod limits;
 #[path = "grpc/shared_memory.rs"]
 mod shared_memory;
+#[path = "grpc/statistics.rs"]
+mod statistics;
 #[path = "grpc/streams.rs"]
 mod streams;
 #[path = "grpc/support.rs"]

@@ -14,6 +14,8 @@ mod lifecycle;
 mod signals;
 #[path = "rim/slow.rs"]
 mod slow;
+#[path = "rim/statistics.rs"]
+mod statistics;
 #[path = "rim/support.rs"]
 mod support;
 #[path = "rim/tenants.rs"]

@@ -13,6 +13,8 @@ mod faults;
 mod hostile;
 #[path = "native/raw.rs"]
 mod raw;
+#[path = "native/statistics.rs"]
+mod statistics;
 #[path = "native/support.rs"]
 mod support;
 #[path = "native/tenants.rs"]

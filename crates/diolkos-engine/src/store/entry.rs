@@ -26,7 +26,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Wea
 use std::time::Instant;
 
 use super::version::{BindError, IndexRow, IndexState, LoadedVersion};
-use crate::account::ModelStats;
+use crate::account::VersionStats;
 
 /// Why a model has no version to load.
 const UNLOADED: &str = "it was unloaded; load it to use it again";
@@ -44,7 +44,7 @@ struct Slot {
     /// Why the last load did not succeed, where the next one may.
     delay: Option<Box<str>>,
     draining: Vec<Weak<LoadedVersion>>,
-    stats: Arc<ModelStats>,
+    stats: Arc<VersionStats>,
 }
 
 impl Slot {
@@ -275,7 +275,7 @@ impl ModelEntry {
     }
 
     /// A load of the version begins. One that was unloaded stays so until that load ends.
-    pub(super) fn begin(&self, version: u64) -> Arc<ModelStats> {
+    pub(super) fn begin(&self, version: u64) -> Arc<VersionStats> {
         let mut state = self.write();
         let slot = state.versions.entry(version).or_default();
         slot.loading = true;

@@ -32,7 +32,7 @@ use super::rehearse::{Rehearsal, RehearsalError, Rehearser, VerdictCache};
 use super::source::{add_external, read_labels, read_version};
 use super::version::{LoadedVersion, Usage};
 use super::warm::warm;
-use crate::account::ModelStats;
+use crate::account::VersionStats;
 use crate::job::panic_text;
 
 /// What the control thread knows of a model beside its entry.
@@ -101,7 +101,7 @@ impl Loader<'_> {
         source: &ModelSource,
         version: u64,
         serving: Option<&Arc<LoadedVersion>>,
-        stats: Arc<ModelStats>,
+        stats: Arc<VersionStats>,
     ) -> Result<Prepared, VersionError> {
         let config = source.config.as_deref();
         let at = &source.versions[&version];

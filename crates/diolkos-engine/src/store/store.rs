@@ -21,7 +21,7 @@ use super::registry::{Namespace, Registry};
 use super::rehearse::{Rehearser, Verdict, VerdictCache};
 use super::source::fingerprint;
 use super::version::{IndexRow, LoadedVersion, Usage};
-use crate::account::ModelStats;
+use crate::account::VersionStats;
 
 pub(super) const SHARED: Namespace = Namespace::Shared;
 
@@ -174,7 +174,7 @@ impl Store {
             config: None,
             verdict: Verdict::default(),
             usage: Usage::default(),
-            stats: Arc::new(ModelStats::default()),
+            stats: Arc::new(VersionStats::default()),
         }));
         self.registry.insert(SHARED, &entry);
         Ok(())

@@ -11,7 +11,7 @@ use diolkos_types::{Digest, Signature};
 
 use super::config::ModelConfig;
 use super::rehearse::Verdict;
-use crate::account::ModelStats;
+use crate::account::VersionStats;
 
 /// When something was used last.
 #[derive(Debug, Default)]
@@ -66,7 +66,7 @@ pub struct LoadedVersion {
     /// When it was used last. Whoever runs it says so.
     pub usage: Usage,
     /// What happened to it; outlives a reload.
-    pub stats: Arc<ModelStats>,
+    pub stats: Arc<VersionStats>,
 }
 
 impl fmt::Debug for LoadedVersion {

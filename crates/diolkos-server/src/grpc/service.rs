@@ -138,7 +138,7 @@ impl GrpcInferenceService for InferenceService {
         let ModelStatisticsRequest { name, version } = request.into_inner();
         let version = version_of(&version)?;
         let name = Some(&*name).filter(|name| !name.is_empty());
-        let stats = statistics::statistics(&session, name, version);
+        let stats = statistics::statistics(&self.app, &session, name, version);
         answer(stats, |stats| ModelStatisticsResponse {
             model_stats: stats.into_iter().map(admin::statistics).collect(),
         })

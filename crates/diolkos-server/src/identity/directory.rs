@@ -28,7 +28,7 @@ pub(crate) struct Rights {
     pub(crate) connections_max: u64,
     /// Memory of bodies that are received and sent.
     pub(crate) bodies_memory_max: u64,
-    /// May read the metrics.
+    /// May read the metrics, and with them what happened to everybody's requests.
     pub(crate) metrics: bool,
 }
 

@@ -26,7 +26,7 @@ pub(super) fn collect(page: &mut Page, store: &Store) {
     for version in store.entries().iter().flat_map(|entry| entry.ready()) {
         let number = version.version.to_string();
         page.add("diolkos_model_resident_bytes", &[&version.name, &number], version.resident_bytes as f64);
-        of_version(page, &version.name, &number, &version.stats);
+        of_version(page, &version.name, &number, &version.stats.everybody());
     }
 }
 

@@ -52,7 +52,7 @@ async fn answer_or_fail(
         Message::List => Ok(list(session)),
         Message::Stats(stats) => {
             let name = Some(&*stats.name).filter(|name| !name.is_empty());
-            stats_of(session, name)
+            stats_of(app, session, name)
         }
         other => Err(Status::new(
             Code::InvalidArgument,
@@ -92,8 +92,8 @@ fn list(session: &NativeSession) -> Vec<Message> {
     in_parts(&entries, |models| Message::Models(Models { models }))
 }
 
-fn stats_of(session: &NativeSession, name: Option<&str>) -> Result<Vec<Message>, Status> {
-    let all = statistics::statistics(&session.client, name, None)?;
+fn stats_of(app: &App, session: &NativeSession, name: Option<&str>) -> Result<Vec<Message>, Status> {
+    let all = statistics::statistics(app, &session.client, name, None)?;
     let entries: Vec<StatsEntry> = all
         .into_iter()
         .map(|stats| StatsEntry {

@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The counters of a model, as clients of the statistics extension read them.
 //!
+//! Invariant: a tenant is told of its own requests only, unless it may read metrics, which tell about everybody's.
+//!
 //! There is no response cache, so `cache_hit` and `cache_miss` stay 0; and batches are not listed by size, so
 //! `batch_stats` is empty. Both are there because clients look for them.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use diolkos_engine::Session;
-use diolkos_engine::account::Total;
+use diolkos_engine::account::{ModelStats, Total, Whose};
 use diolkos_engine::store::LoadedVersion;
 use diolkos_types::Status;
+
+use crate::app::App;
 
 /// How often, and how long in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,8 +59,7 @@ pub(crate) struct VersionStatistics {
 }
 
 impl VersionStatistics {
-    fn of(version: &LoadedVersion) -> VersionStatistics {
-        let stats = &version.stats;
+    fn of(version: &LoadedVersion, stats: &ModelStats) -> VersionStatistics {
         VersionStatistics {
             name: version.name.to_string(),
             version: version.version,
@@ -72,23 +76,28 @@ impl VersionStatistics {
     }
 }
 
+/// The counters of a version, as far as they are the caller's to know.
+pub(crate) fn of_version(app: &App, session: &Session, version: &LoadedVersion) -> ModelStats {
+    let sees_all = app.directory().rights(session.tenant()).metrics;
+    session.stats(version, if sees_all { Whose::Everybody } else { Whose::Own })
+}
+
 /// The counters of a model's versions that serve, of one of them, or of everything that serves.
 pub(crate) fn statistics(
+    app: &App,
     session: &Session,
     name: Option<&str>,
     version: Option<u64>,
 ) -> Result<Vec<VersionStatistics>, Status> {
+    let told =
+        |loaded: Arc<LoadedVersion>| VersionStatistics::of(&loaded, &of_version(app, session, &loaded));
     let Some(name) = name else {
         let all = session.entries();
-        let versions = all.iter().flat_map(|entry| entry.ready());
-        return Ok(versions.map(|loaded| VersionStatistics::of(&loaded)).collect());
+        return Ok(all.iter().flat_map(|entry| entry.ready()).map(told).collect());
     };
     // Opening says what is unknown, in the words that inference has for it.
     session.close(session.open(name, version)?)?;
-    let ready = session
-        .find(name)?
-        .ready()
-        .into_iter()
-        .filter(|loaded| version.is_none_or(|version| loaded.version == version));
-    Ok(ready.map(|loaded| VersionStatistics::of(&loaded)).collect())
+    let mut ready = session.find(name)?.ready();
+    ready.retain(|loaded| version.is_none_or(|version| loaded.version == version));
+    Ok(ready.into_iter().map(told).collect())
 }

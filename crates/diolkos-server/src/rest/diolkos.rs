@@ -3,7 +3,7 @@
 //!
 //! * `GET v2/diolkos/status`: the daemon and its devices, and the caller's own tenant.
 //! * `GET v2/diolkos/models/MODEL[/versions/VERSION]`: what a version is, what its rehearsal measured, how it
-//!   does, and its class names.
+//!   does for the caller, and its class names.
 //! * the reply header `x-diolkos-timing`, on every inference: where the time went, in nanoseconds.
 //!
 //! Invariant: a caller learns nothing of other tenants but how busy the devices are.
@@ -26,6 +26,7 @@ use super::{answer, ok};
 use crate::app::{App, Phase};
 use crate::oip::extensions::{SERVER_NAME, SERVER_VERSION};
 use crate::oip::metadata;
+use crate::oip::statistics::of_version;
 
 /// Where the daemon spent the time of an inference.
 const TIMING: HeaderName = HeaderName::from_static("x-diolkos-timing");
@@ -92,10 +93,14 @@ async fn status(State(app): State<Arc<App>>, Caller(session): Caller) -> Respons
 async fn model(State(app): State<Arc<App>>, target: Target) -> Response<Body> {
     let Target { model, version, session } = target;
     let bound = metadata::bound(&app.engine, &session, &model, version).await;
-    answer(bound.map_err(HttpError::from).map(|version| ok(&details(&version))))
+    let told = bound.map(|version| {
+        let stats = of_version(&app, &session, &version);
+        ok(&details(&version, &stats))
+    });
+    answer(told.map_err(HttpError::from))
 }
 
-fn details(version: &LoadedVersion) -> Value {
+fn details(version: &LoadedVersion, stats: &ModelStats) -> Value {
     // A built-in operation has no files, and nobody rehearsed it.
     let rehearsal = version.digest.map(|_| {
         let verdict = &version.verdict;
@@ -118,7 +123,7 @@ fn details(version: &LoadedVersion) -> Value {
         "platform": version.platform,
         "resident_bytes": version.resident_bytes,
         "rehearsal": rehearsal,
-        "statistics": statistics(&version.stats),
+        "statistics": statistics(stats),
         "labels": labels,
     })
 }

@@ -77,14 +77,14 @@ fn config_json(config: &ModelConfigView) -> Value {
     })
 }
 
-pub(super) async fn statistics(target: Target) -> Response<Body> {
+pub(super) async fn statistics(State(app): State<Arc<App>>, target: Target) -> Response<Body> {
     let Target { model, version, session } = target;
-    let found = statistics::statistics(&session, Some(&model), version);
+    let found = statistics::statistics(&app, &session, Some(&model), version);
     answer(found.map_err(HttpError::from).map(|found| ok(&statistics_json(&found))))
 }
 
-pub(super) async fn all_statistics(Caller(session): Caller) -> Response<Body> {
-    let found = statistics::statistics(&session, None, None);
+pub(super) async fn all_statistics(State(app): State<Arc<App>>, Caller(session): Caller) -> Response<Body> {
+    let found = statistics::statistics(&app, &session, None, None);
     answer(found.map_err(HttpError::from).map(|found| ok(&statistics_json(&found))))
 }
 

@@ -51,7 +51,9 @@ pub(crate) struct Fixture {
 pub(crate) async fn start(settings: &str) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let gate = Gate::new();
-    let mut settings = Settings::parse(settings, Path::new("/test.toml")).unwrap();
+    // Sockets beside the one that there is always.
+    let settings = settings.replace("DIR", &dir.path().display().to_string());
+    let mut settings = Settings::parse(&settings, Path::new("/test.toml")).unwrap();
     settings.listen.push(Address::Unix(dir.path().join("d.sock")).into());
     settings.engine.slots = 1;
     let held = FaultyOperation::new(Arc::new(Echo::new()), Plan::always(RunFault::Hold(gate.clone())));
@@ -76,11 +78,19 @@ pub(crate) fn origin() -> Uri {
 
 impl Fixture {
     pub(crate) async fn socket(&self) -> UnixStream {
-        UnixStream::connect(self.dir.path().join("d.sock")).await.unwrap()
+        self.socket_at("d.sock").await
+    }
+
+    async fn socket_at(&self, name: &str) -> UnixStream {
+        UnixStream::connect(self.dir.path().join(name)).await.unwrap()
     }
 
     pub(crate) async fn connect(&self) -> Connection {
-        let socket = self.socket().await;
+        self.connect_to("d.sock").await
+    }
+
+    async fn connect_to(&self, name: &str) -> Connection {
+        let socket = self.socket_at(name).await;
         let (send, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(socket)).await.unwrap();
         tokio::spawn(connection);
         Connection(send)
@@ -88,6 +98,11 @@ impl Fixture {
 
     pub(crate) async fn client(&self) -> Client {
         GrpcInferenceServiceClient::with_origin(self.connect().await, origin())
+    }
+
+    /// A client on a socket that the settings named.
+    pub(crate) async fn client_at(&self, name: &str) -> Client {
+        GrpcInferenceServiceClient::with_origin(self.connect_to(name).await, origin())
     }
 
     /// Waits until so many jobs wait and run.

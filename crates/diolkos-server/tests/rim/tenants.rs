@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use crate::support::{self, Client, Fixture, Reply, start_with};
 
-fn settings(dir: &Path, tenants: &str) -> String {
+pub(crate) fn settings(dir: &Path, tenants: &str) -> String {
     let dir = dir.display();
     format!(
         "listen = [{{ address = \"unix:{dir}/a.sock\", tenant = \"a\" }}, {{ address = \"unix:{dir}/b.sock\", tenant = \"b\", mode = \"0666\" }}, \"tcp:127.0.0.1:0\"]\naudit.file = \"audit.jsonl\"\n{tenants}"
@@ -20,7 +20,7 @@ fn settings(dir: &Path, tenants: &str) -> String {
 }
 
 /// A daemon with these tenants, sockets `a.sock` and `b.sock`, TCP, and a file that is read again on reload.
-async fn tenants(tenants: &str) -> Fixture {
+pub(crate) async fn tenants(tenants: &str) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("d.toml");
     std::fs::write(&file, settings(dir.path(), tenants)).unwrap();
@@ -33,7 +33,7 @@ async fn tenants(tenants: &str) -> Fixture {
     Fixture { daemon, dir, gate }
 }
 
-async fn connect(fixture: &Fixture, tenant: &str) -> Client {
+pub(crate) async fn connect(fixture: &Fixture, tenant: &str) -> Client {
     Client::connect(&fixture.dir.path().join(format!("{tenant}.sock"))).await
 }
 
@@ -43,7 +43,7 @@ fn audit(fixture: &Fixture) -> Vec<serde_json::Value> {
 }
 
 /// A whole HTTP/1.1 exchange over TCP.
-async fn over_tcp(fixture: &Fixture, path: &str, authorization: Option<&str>) -> (u16, String) {
+pub(crate) async fn over_tcp(fixture: &Fixture, path: &str, authorization: Option<&str>) -> (u16, String) {
     let address = fixture.daemon.addresses().iter().find_map(|address| match address {
         BoundAddress::Tcp(address) => Some(*address),
         BoundAddress::Unix(_) => None,

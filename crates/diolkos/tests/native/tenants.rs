@@ -23,7 +23,7 @@ fn two(limits_of_a: &str) -> Fixture {
     ))
 }
 
-fn connect(fixture: &Fixture, tenant: &str, options: Options) -> Client {
+pub(crate) fn connect(fixture: &Fixture, tenant: &str, options: Options) -> Client {
     let address = format!("unix:{}", fixture.socket.with_file_name(format!("{tenant}.sock")).display());
     Client::connect_with(&address, options).unwrap()
 }
