@@ -39,6 +39,8 @@ pub(crate) enum Action {
     Metrics,
     /// New settings.
     Settings,
+    /// A certificate of the daemon's, read again.
+    Certificate,
 }
 
 impl Action {
@@ -51,6 +53,7 @@ impl Action {
             Action::Unload => "unload",
             Action::Metrics => "metrics",
             Action::Settings => "settings",
+            Action::Certificate => "certificate",
         }
     }
 }

@@ -152,13 +152,14 @@ impl Daemon {
         let rim = Rim::new(app.clone(), rest::router(app.clone()), grpc, stopping);
         let addresses: Vec<BoundAddress> =
             listeners.iter().map(|listener| listener.bound().clone()).collect();
+        let certificates = listeners.iter().filter_map(Listener::tls).cloned().collect();
         let mut accepting = JoinSet::new();
         for listener in listeners {
             tracing::info!(address = %listener.bound(), "listening");
             accepting.spawn(rim.clone().accept_until_stopped(listener));
         }
         let loading = Loading::start(&app);
-        let reloading = Reloading::new(&app, read_settings);
+        let reloading = Reloading::new(&app, certificates, read_settings);
         Ok(Daemon { app, rim, addresses, accepting, stop, loading, reloading })
     }
 
@@ -279,8 +280,12 @@ fn listen_on(settings: &Settings) -> Result<Vec<Listener>, DaemonError> {
     let directory = Directory::new(settings, rustix::process::geteuid().as_raw());
     for listener in &listeners {
         let is_tcp = matches!(listener.bound(), BoundAddress::Tcp(_));
-        if is_tcp && listener.tenant().is_none() && !directory.serves_tcp(listener.is_open_to_others()) {
-            tracing::warn!(address = %listener.bound(), "nobody can be served here: name a tenant's tokens, a tenant of the \
+        let takes_certificates = listener.tls().is_some_and(|tls| tls.takes_certificates());
+        if is_tcp
+            && listener.tenant().is_none()
+            && !directory.serves_tcp(listener.is_open_to_others(), takes_certificates)
+        {
+            tracing::warn!(address = %listener.bound(), "nobody can be served here: name a tenant's tokens or certificates, a tenant of the \
                 address, or `anonymous` in the settings");
         }
     }

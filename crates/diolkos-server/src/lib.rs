@@ -51,7 +51,9 @@ mod trace;
 
 pub use audit::AuditError;
 pub use daemon::{Builtin, Daemon, DaemonError, Deps};
-pub use identity::{CgroupPattern, NoCgroup, NoTokenHash, TokenHash, new_token};
+pub use identity::{
+    CertificateName, CgroupPattern, NoCertificate, NoCgroup, NoTokenHash, TokenHash, new_token,
+};
 pub use listen::{Address, BoundAddress};
 pub use metrics::{DOCUMENTED as METRICS, Kind as MetricKind, Metric};
 pub use settings::{Settings, SettingsError};

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use crate::app::App;
 use crate::audit::Action;
 use crate::daemon::ReadSettings;
+use crate::listen::Tls;
 use crate::settings::{Settings, reload};
 use crate::{loading, logging};
 
@@ -29,13 +30,14 @@ pub(crate) struct Reloading {
 
 struct What {
     app: Weak<App>,
+    certificates: Vec<Arc<Tls>>,
     read: Option<ReadSettings>,
 }
 
 impl Reloading {
-    /// With `read`, settings are read again, too.
-    pub(crate) fn new(app: &Arc<App>, read: Option<ReadSettings>) -> Reloading {
-        let what = Arc::new(What { app: Arc::downgrade(app), read });
+    /// Certificates are read again; with `read`, settings are read again, too.
+    pub(crate) fn new(app: &Arc<App>, certificates: Vec<Arc<Tls>>, read: Option<ReadSettings>) -> Reloading {
+        let what = Arc::new(What { app: Arc::downgrade(app), certificates, read });
         Reloading { what, running: JoinSet::new(), again: false }
     }
 
@@ -90,7 +92,22 @@ impl What {
                 }
             }
         }
+        self.reload_certificates();
         loading::rescan(&self.app).await;
+    }
+
+    /// Each address keeps its certificate if the new one is bad.
+    fn reload_certificates(&self) {
+        let Some(app) = self.app.upgrade() else { return };
+        for tls in &self.certificates {
+            let failure = tls.reload().err();
+            let status = failure.as_ref().map(|error| Status::invalid(error.to_string()));
+            let file = tls.certificate().display().to_string();
+            app.audit.changed(None, None, Action::Certificate, &file, status.as_ref());
+            if let Some(error) = failure {
+                tracing::error!(%error, "a certificate stays as it was, because the new one is wrong");
+            }
+        }
     }
 }
 

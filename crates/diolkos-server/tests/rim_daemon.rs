@@ -20,3 +20,5 @@ mod statistics;
 mod support;
 #[path = "rim/tenants.rs"]
 mod tenants;
+#[path = "rim/tls.rs"]
+mod tls;

@@ -14,6 +14,15 @@ pub const ENDPOINT_VARIABLE: &str = "DIOLKOS_ENDPOINT";
 /// Environment variable with the token that says who asks, for a daemon on TCP.
 pub const TOKEN_VARIABLE: &str = "DIOLKOS_TOKEN";
 
+/// Roots that a daemon's certificate must lead to, over TLS: a PEM file. Without it, those that the system trusts.
+pub const CA_VARIABLE: &str = "DIOLKOS_CA";
+
+/// The certificate that is shown to a daemon over TLS: a PEM file.
+pub const CERTIFICATE_VARIABLE: &str = "DIOLKOS_CERTIFICATE";
+
+/// Its private key: a PEM file. Without it, it is in the file of the certificate.
+pub const KEY_VARIABLE: &str = "DIOLKOS_KEY";
+
 const EXAMPLES: &str = "\
 Examples:
   diolkos demo                                   see it work, without any set-up
@@ -72,7 +81,7 @@ pub enum Command {
 /// Which daemon.
 #[derive(Clone, Debug, Args)]
 pub struct DaemonArgs {
-    /// The daemon: unix:PATH or tcp:HOST:PORT [default: $DIOLKOS_ENDPOINT, else the default socket]
+    /// The daemon: unix:PATH, tcp:HOST:PORT or tls:HOST:PORT [default: $DIOLKOS_ENDPOINT, else the default socket]
     #[arg(long, short, value_name = "ADDRESS")]
     pub address: Option<Address>,
 }

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use diolkos_engine::{Engine, Policy};
 use diolkos_types::TenantId;
 
-use super::{CgroupPattern, TokenHash};
+use super::{Certificate, CertificateName, CgroupPattern, TokenHash};
 use crate::listen::{Peer, Transport};
 use crate::settings::Settings;
 
@@ -19,6 +19,16 @@ pub(crate) enum Claim {
     Token,
     /// Nobody, and it can't become anybody.
     Nobody,
+}
+
+impl Claim {
+    /// The tenant, if it is one.
+    pub(crate) fn tenant(&self) -> Option<&TenantId> {
+        match self {
+            Claim::Tenant(tenant) => Some(tenant),
+            Claim::Token | Claim::Nobody => None,
+        }
+    }
 }
 
 /// What a tenant may beside what the engine looks after.
@@ -37,6 +47,10 @@ impl Rights {
     const NONE: Rights = Rights { connections_max: 0, bodies_memory_max: 0, metrics: false };
 }
 
+/// A certificate has names of two tenants.
+#[derive(Debug)]
+struct TwoTenants;
+
 /// Tenants, and how they are known.
 #[derive(Debug)]
 pub(crate) struct Directory {
@@ -45,6 +59,7 @@ pub(crate) struct Directory {
     cgroups: Vec<(CgroupPattern, TenantId)>,
     uids: HashMap<u32, TenantId>,
     tokens: HashMap<TokenHash, TenantId>,
+    certificates: HashMap<CertificateName, TenantId>,
     anonymous: Option<TenantId>,
 }
 
@@ -56,6 +71,7 @@ impl Directory {
             cgroups: Vec::new(),
             uids: HashMap::new(),
             tokens: HashMap::new(),
+            certificates: HashMap::new(),
             anonymous: settings.anonymous.as_deref().map(TenantId::new),
         };
         if settings.tenants.is_empty() {
@@ -72,6 +88,7 @@ impl Directory {
             directory.rights.insert(id.clone(), rights);
             directory.uids.extend(tenant.uids.iter().map(|&uid| (uid, id.clone())));
             directory.tokens.extend(tenant.tokens.iter().map(|&token| (token, id.clone())));
+            directory.certificates.extend(tenant.certificates.iter().map(|name| (name.clone(), id.clone())));
             directory.cgroups.extend(tenant.cgroups.iter().map(|cgroup| (cgroup.clone(), id.clone())));
         }
         directory.cgroups.sort_by_key(|(cgroup, _)| std::cmp::Reverse(cgroup.levels()));
@@ -85,7 +102,7 @@ impl Directory {
     /// Whether a token of this peer would count: not on unix sockets, where the transport says who is there, and not on
     /// an address that is one tenant's own.
     pub(crate) fn takes_tokens(&self, peer: &Peer) -> bool {
-        peer.transport == Transport::Tcp && peer.of_listener.is_none() && !self.tokens.is_empty()
+        peer.transport != Transport::Unix && peer.of_listener.is_none() && !self.tokens.is_empty()
     }
 
     pub(crate) fn knows_uids(&self) -> bool {
@@ -103,13 +120,26 @@ impl Directory {
             };
         }
         let in_cgroup = |path: &str| self.cgroups.iter().find(|(pattern, _)| pattern.contains(path));
+        let by_certificate = match peer.certificate.as_ref().map(|shown| self.of_certificate(shown)) {
+            Some(Err(TwoTenants)) => return Claim::Nobody,
+            Some(Ok(tenant)) => tenant,
+            None => None,
+        };
         let by_cgroup = peer.cgroup.as_deref().and_then(in_cgroup).map(|(_, tenant)| tenant);
         let by_uid = || peer.uid.and_then(|uid| self.uids.get(&uid));
-        match by_cgroup.or_else(by_uid).or(self.anonymous.as_ref()) {
+        match by_certificate.or(by_cgroup).or_else(by_uid).or(self.anonymous.as_ref()) {
             Some(tenant) => Claim::Tenant(tenant.clone()),
             None if self.takes_tokens(peer) => Claim::Token,
             None => Claim::Nobody,
         }
+    }
+
+    /// Whose certificate this is, if anybody's.
+    fn of_certificate(&self, shown: &Certificate) -> Result<Option<&TenantId>, TwoTenants> {
+        let mut tenants = shown.names().iter().filter_map(|name| self.certificates.get(name));
+        let first = tenants.next();
+        // Which of them it is would hang on the order of names, which the CA chose without a thought of it.
+        if tenants.any(|other| Some(other) != first) { Err(TwoTenants) } else { Ok(first) }
     }
 
     /// Whose token this is, where tokens count.
@@ -122,9 +152,12 @@ impl Directory {
         self.rights.get(tenant).copied().unwrap_or(Rights::NONE)
     }
 
-    /// Whether anybody could be served who comes over TCP, from this host or another one.
-    pub(crate) fn serves_tcp(&self, from_elsewhere: bool) -> bool {
-        self.anonymous.is_some() || !self.tokens.is_empty() || (!from_elsewhere && !self.uids.is_empty())
+    /// Whether anybody could be served who comes over TCP, from this host or another one, and may show a certificate.
+    pub(crate) fn serves_tcp(&self, from_elsewhere: bool, takes_certificates: bool) -> bool {
+        self.anonymous.is_some()
+            || !self.tokens.is_empty()
+            || (takes_certificates && !self.certificates.is_empty())
+            || (!from_elsewhere && !self.uids.is_empty())
     }
 }
 
@@ -175,7 +208,7 @@ mod tests {
         assert_eq!(directory.claim(&Peer { uid: Some(1000), ..Peer::tcp() }), tenant("default"));
         assert_eq!(directory.claim(&Peer::tcp()), Claim::Nobody);
         assert!(directory.rights(&TenantId::default()).metrics);
-        assert!(directory.serves_tcp(false) && !directory.serves_tcp(true));
+        assert!(directory.serves_tcp(false, false) && !directory.serves_tcp(true, true));
     }
 
     #[test]
@@ -213,6 +246,6 @@ mod tests {
         assert_eq!(directory.of_token(&unix(0, None), "secret"), None);
         let pinned = Peer { of_listener: Some(TenantId::new("a")), ..Peer::tcp() };
         assert_eq!(directory.of_token(&pinned, "secret"), None);
-        assert!(directory.serves_tcp(true));
+        assert!(directory.serves_tcp(true, false));
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! unix:  listening path ──> control group ──> user ──────────────> anonymous ──> refused
-//! TCP:   listening port ──> token, shown with the request ──> user (within this host) ──> anonymous ──> refused
+//! TCP:   listening port ──> token, shown with the request ──> certificate ──> user (within this host) ──> anonymous ──> refused
 //! ```
 //!
 //! The path comes before the group, and the group before the user: user 0 in two containers is not one tenant.
@@ -16,13 +16,19 @@
 //! | `process` | the control group of a peer |
 //! | `tcp_owner` | the user of a TCP peer |
 //! | `token` | bearer tokens |
+//! | `certificate` | certificates that clients show (mTLS) |
+//! | `hex` | digests as text |
 
+mod certificate;
 mod cgroup;
 mod directory;
+mod hex;
 mod process;
 mod tcp_owner;
 mod token;
 
+pub(crate) use certificate::Certificate;
+pub use certificate::{CertificateName, NoCertificate};
 pub use cgroup::{CgroupPattern, NoCgroup};
 pub(crate) use directory::{Claim, Directory, tell_engine};
 pub(crate) use token::bearer;
@@ -38,7 +44,9 @@ pub(crate) fn ask_kernel(peer: &mut Peer, socket: &Socket, directory: &Directory
                 peer.cgroup = process::cgroup_of_peer(stream, peer.pid).map(Into::into);
             }
         }
-        Socket::Tcp(stream) => {
+        // Who holds the other end of the TCP connection is the same question with TLS in it.
+        Socket::Tcp(_) | Socket::Tls(_) => {
+            let Some(stream) = socket.tcp() else { return };
             let (Ok(client), Ok(server)) = (stream.peer_addr(), stream.local_addr()) else { return };
             if directory.knows_uids() && client.ip().is_loopback() {
                 // A kernel without sock_diag proves nothing, and says so by an error.

@@ -11,6 +11,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::hex;
+
 /// What every token begins with, so that one that leaks is recognised for what it is.
 const PREFIX: &str = "diolkos_";
 
@@ -38,16 +40,8 @@ impl FromStr for TokenHash {
     type Err = NoTokenHash;
 
     fn from_str(text: &str) -> Result<TokenHash, NoTokenHash> {
-        let digits = text.strip_prefix("sha256:").ok_or(NoTokenHash)?.as_bytes();
-        if digits.len() != 64 {
-            return Err(NoTokenHash);
-        }
-        let mut hash = [0; 32];
-        for (byte, pair) in hash.iter_mut().zip(digits.chunks(2)) {
-            let digit = |digit: u8| char::from(digit).to_digit(16).ok_or(NoTokenHash);
-            *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
-        }
-        Ok(TokenHash(hash))
+        let digits = text.strip_prefix("sha256:").ok_or(NoTokenHash)?;
+        hex::digest(digits).map(TokenHash).ok_or(NoTokenHash)
     }
 }
 
@@ -67,8 +61,7 @@ impl From<TokenHash> for String {
 
 impl fmt::Display for TokenHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("sha256:")?;
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        write!(f, "sha256:{}", hex::text(&self.0))
     }
 }
 
@@ -82,8 +75,7 @@ impl fmt::Debug for TokenHash {
 pub fn new_token() -> io::Result<String> {
     let mut random = [0; 32];
     io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut random)?;
-    let digits: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("{PREFIX}{digits}"))
+    Ok(format!("{PREFIX}{}", hex::text(&random)))
 }
 
 /// The token in the value of an `authorization` header (RFC 6750, section 2.1).

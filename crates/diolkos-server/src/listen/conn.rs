@@ -3,7 +3,9 @@
 //!
 //! ```text
 //! accept ──may it?──> refuse (403, 503)
-//!    │ yes
+//!    │ yes                    ^
+//! TLS, where it is spoken ────┤ now it is known who it is
+//!    │
 //! read until it is clear which HTTP ──header_timeout──> 408
 //!    │                └──native──> served by `native`, until it is cut
 //!    │
@@ -21,7 +23,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use diolkos_types::Code;
+use diolkos_types::{Code, TenantId};
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::AsyncReadExt as _;
@@ -35,6 +37,7 @@ use super::refuse::{self, Refusal, Refuser, Unproven};
 use super::service::{ConnService, Fronts};
 use super::socket::{Socket, Watched};
 use super::table::{ConnState, Entry, Table};
+use super::tls::Tls;
 use super::watchdog::Watchdog;
 use crate::app::App;
 use crate::audit::Action;
@@ -111,7 +114,7 @@ impl Rim {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((socket, peer)) => self.admit(socket, peer),
+                Ok((socket, peer)) => self.admit(socket, peer, listener.tls()),
                 Err(error) if is_exhausted(&error) => {
                     let evicted = self.table.make_room();
                     limited!(warn, address = %listener.bound(), %error, evicted,
@@ -128,11 +131,15 @@ impl Rim {
         }
     }
 
-    fn admit(&self, socket: Socket, mut peer: Peer) {
+    fn admit(&self, socket: Socket, mut peer: Peer, tls: Option<&Arc<Tls>>) {
         let settings = self.app.settings();
         let directory = self.app.directory();
         identity::ask_kernel(&mut peer, &socket, &directory);
-        let claim = directory.claim(&peer);
+        let claim = match tls {
+            // The handshake will tell.
+            Some(_) if peer.of_listener.is_none() => Claim::Token,
+            _ => directory.claim(&peer),
+        };
         match self.let_in(&peer, &claim, settings.limits.connections_max, &directory) {
             Ok((entry, lease)) => {
                 let limits = &settings.limits;
@@ -141,23 +148,25 @@ impl Rim {
                     idle: limits.idle_timeout.get(),
                     body: limits.body_timeout.get(),
                 };
-                tokio::spawn(self.clone().serve(socket, peer, entry, lease, timeouts));
+                let serving = Serving { rim: self.clone(), peer, entry, lease, timeouts };
+                tokio::spawn(serving.serve(socket, tls.cloned()));
             }
             Err(refusal) => {
-                limited!(warn, %peer, reason = refusal.name(), "refused a connection");
-                self.app.counters.refused(refusal);
-                let code = match refusal {
-                    Refusal::Forbidden(_) => Code::PermissionDenied,
-                    Refusal::Full | Refusal::Sessions => Code::Busy,
-                };
-                let tenant = match &claim {
-                    Claim::Tenant(tenant) => Some(tenant),
-                    Claim::Token | Claim::Nobody => None,
-                };
-                self.app.audit.refused(tenant, Some(&peer), Action::Connect, code, refusal.name());
+                self.refused(&peer, claim.tenant(), refusal, refusal.name());
                 self.refuser.refuse(socket, refusal);
             }
         }
+    }
+
+    /// Writes down that a connection was refused.
+    fn refused(&self, peer: &Peer, tenant: Option<&TenantId>, refusal: Refusal, reason: &str) {
+        limited!(warn, %peer, reason, "refused a connection");
+        self.app.counters.refused(refusal);
+        let code = match refusal {
+            Refusal::Forbidden(_) | Refusal::Handshake => Code::PermissionDenied,
+            Refusal::Full | Refusal::Sessions => Code::Busy,
+        };
+        self.app.audit.refused(tenant, Some(peer), Action::Connect, code, reason);
     }
 
     /// A place in the table and a session, for whoever it is. Somebody who has to show a token first has no session yet.
@@ -172,14 +181,7 @@ impl Rim {
             Claim::Tenant(tenant) => (Some(tenant), directory.rights(tenant).connections_max),
             // Those who have shown nothing together have half of what there is.
             Claim::Token => (None, (connections_max as u64).div_ceil(2)),
-            Claim::Nobody => {
-                let unproven = match (&peer.of_listener, peer.uid) {
-                    (Some(_), _) => Unproven::Gone,
-                    (None, Some(uid)) => Unproven::Uid(uid),
-                    (None, None) => Unproven::Nothing,
-                };
-                return Err(Refusal::Forbidden(unproven));
-            }
+            Claim::Nobody => return Err(Refusal::Forbidden(Unproven::of(peer))),
         };
         let entered = self.table.enter(tenant.cloned(), connections_max, own_limit);
         let (entry, evicts) = entered.map_err(|_| Refusal::Full)?;
@@ -188,59 +190,6 @@ impl Rim {
         }
         let lease = tenant.map(|tenant| self.sessions.lease(&self.app, peer, tenant)).transpose();
         lease.map(|lease| (entry, lease)).map_err(|_| Refusal::Sessions)
-    }
-
-    async fn serve(
-        self,
-        mut socket: Socket,
-        peer: Peer,
-        entry: Entry,
-        lease: Option<SessionLease>,
-        timeouts: Timeouts,
-    ) {
-        let _open = self.app.counters.connection_opened(peer.transport);
-        let connection = entry.connection().clone();
-        let first = self.first_bytes(&mut socket, &connection, &timeouts).await;
-        let (spoken, replay) = match first {
-            First::Spoken(spoken, replay) => (spoken, replay),
-            First::Gone => return,
-            First::Expired(expired) => {
-                self.app.counters.expired(expired);
-                if expired == Expired::Header {
-                    refuse::too_slow(socket).await;
-                }
-                return;
-            }
-        };
-        if spoken == Spoken::Native {
-            // Its session ends with its connection, so the one of its process is not its.
-            if let Some(lease) = lease {
-                lease.discard();
-            }
-            self.serve_native(socket, peer, &replay, &entry).await;
-            return drop(entry);
-        }
-        let callers = Callers {
-            app: self.app.clone(),
-            sessions: self.sessions.clone(),
-            peer,
-            place: entry.place(),
-            by_transport: lease,
-            by_token: Mutex::default(),
-        };
-        let service = ConnService {
-            app: self.app.clone(),
-            fronts: self.fronts.clone(),
-            callers,
-            connection: connection.clone(),
-            requests: AtomicU64::new(0),
-        };
-        let hung_up = socket.clone().hung_up();
-        let io = TokioIo::new(Watched::new(socket, replay, connection.clone(), spoken == Spoken::Http1));
-        let http = Http::new(spoken, io, service);
-        self.converse(http, hung_up, &connection, &timeouts).await;
-        // The sessions were given back with the service.
-        drop(entry);
     }
 
     /// A native connection counts as busy for as long as it is there: what its client keeps open in it can't be
@@ -257,44 +206,7 @@ impl Rim {
         }
     }
 
-    /// Reads until it is clear what the client speaks.
-    async fn first_bytes(&self, socket: &mut Socket, connection: &ConnState, timeouts: &Timeouts) -> First {
-        let mut stop = self.stop.clone();
-        let read = async {
-            let mut bytes = BytesMut::with_capacity(PREFACE.len());
-            loop {
-                match socket.read_buf(&mut bytes).await {
-                    Ok(0) | Err(_) => return First::Gone,
-                    Ok(_) => connection.activity().bytes_arrived(Instant::now()),
-                }
-                if speaks_native(&bytes) {
-                    return First::Spoken(Spoken::Native, bytes.freeze());
-                }
-                let length = bytes.len().min(PREFACE.len());
-                if bytes[..length] != PREFACE[..length] {
-                    return First::Spoken(Spoken::Http1, bytes.freeze());
-                }
-                if length == PREFACE.len() {
-                    connection.activity().preface_ended(Instant::now());
-                    return First::Spoken(Spoken::Http2, bytes.freeze());
-                }
-            }
-        };
-        let mut watchdog = Watchdog::new(connection, timeouts);
-        let mut read = pin!(read);
-        let watched = poll_fn(|cx| match read.as_mut().poll(cx) {
-            Poll::Ready(first) => Poll::Ready(first),
-            Poll::Pending => watchdog.poll(cx).map(First::Expired),
-        });
-        tokio::select! {
-            biased;
-            () = at_least(&mut stop, Stop::Drain) => First::Gone,
-            () = connection.evicted() => First::Gone,
-            first = watched => first,
-        }
-    }
-
-    async fn converse(
+    async fn serve_http(
         &self,
         mut http: Http,
         hung_up: impl Future<Output = ()>,
@@ -357,10 +269,185 @@ impl Rim {
     }
 }
 
-/// What the first bytes of a connection said.
-enum First {
-    Spoken(Spoken, Bytes),
+/// One connection that was let in.
+struct Serving {
+    rim: Rim,
+    peer: Peer,
+    entry: Entry,
+    /// The session of whoever the transport proved.
+    lease: Option<SessionLease>,
+    timeouts: Timeouts,
+}
+
+impl Serving {
+    async fn serve(mut self, socket: Socket, tls: Option<Arc<Tls>>) {
+        let _open = self.rim.app.counters.connection_opened(self.peer.transport);
+        let socket = match tls {
+            None => Some(socket),
+            Some(tls) => self.shake_hands(socket, &tls).await,
+        };
+        if let Some(socket) = socket {
+            self.converse(socket).await;
+        }
+    }
+
+    /// TLS, and then it is known who this is; `None` if that is nobody, who was told.
+    async fn shake_hands(&mut self, socket: Socket, tls: &Tls) -> Option<Socket> {
+        // What speaks TLS listens on TCP.
+        let Socket::Tcp(tcp) = socket else { return None };
+        let connection = self.entry.connection().clone();
+        // It has as much time as a header.
+        connection.activity().bytes_arrived(Instant::now());
+        let shaken = match self.unless_late(tls.accept(tcp)).await {
+            Ok(shaken) => shaken,
+            Err(early) => {
+                self.count(early);
+                return None;
+            }
+        };
+        connection.activity().preface_ended(Instant::now());
+        match shaken {
+            Ok((socket, certificate)) => {
+                self.peer.certificate = certificate;
+                match self.identify() {
+                    Ok(()) => Some(socket),
+                    Err((tenant, refusal)) => {
+                        self.rim.refused(&self.peer, tenant.as_ref(), refusal, refusal.name());
+                        self.rim.refuser.refuse(socket, refusal);
+                        None
+                    }
+                }
+            }
+            Err(error) => {
+                let reason = format!("TLS: {error}");
+                self.rim.refused(&self.peer, None, Refusal::Handshake, &reason);
+                None
+            }
+        }
+    }
+
+    /// Takes the session of whoever the handshake proved, unless the address said before whose it is.
+    fn identify(&mut self) -> Result<(), (Option<TenantId>, Refusal)> {
+        if self.lease.is_some() {
+            return Ok(());
+        }
+        let directory = self.rim.app.directory();
+        let tenant = match directory.claim(&self.peer) {
+            Claim::Tenant(tenant) => tenant,
+            Claim::Token => return Ok(()),
+            Claim::Nobody => return Err((None, Refusal::Forbidden(Unproven::of(&self.peer)))),
+        };
+        let connections_max = directory.rights(&tenant).connections_max;
+        if self.entry.place().belongs_to(&tenant, connections_max).is_err() {
+            return Err((Some(tenant), Refusal::Full));
+        }
+        match self.rim.sessions.lease(&self.rim.app, &self.peer, &tenant) {
+            Ok(lease) => self.lease = Some(lease),
+            Err(_) => return Err((Some(tenant), Refusal::Sessions)),
+        }
+        Ok(())
+    }
+
+    /// What comes before the first request: it ends when the connection has to make room, when the daemon stops, and when
+    /// it takes too long.
+    async fn unless_late<T>(&self, work: impl Future<Output = T>) -> Result<T, Early> {
+        let connection = self.entry.connection();
+        let mut stop = self.rim.stop.clone();
+        let mut watchdog = Watchdog::new(connection, &self.timeouts);
+        let mut work = pin!(work);
+        let watched = poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Ok(done)),
+            Poll::Pending => watchdog.poll(cx).map(|expired| Err(Early::Expired(expired))),
+        });
+        tokio::select! {
+            biased;
+            () = at_least(&mut stop, Stop::Drain) => Err(Early::Gone),
+            () = connection.evicted() => Err(Early::Gone),
+            done = watched => done,
+        }
+    }
+
+    fn count(&self, early: Early) {
+        if let Early::Expired(expired) = early {
+            self.rim.app.counters.expired(expired);
+        }
+    }
+
+    async fn converse(mut self, mut socket: Socket) {
+        let connection = self.entry.connection().clone();
+        let first = self.unless_late(first_bytes(&mut socket, &connection)).await;
+        let (spoken, replay) = match first {
+            Ok(Some(first)) => first,
+            Ok(None) => return,
+            Err(early) => {
+                self.count(early);
+                if early == Early::Expired(Expired::Header) {
+                    refuse::too_slow(socket).await;
+                }
+                return;
+            }
+        };
+        let lease = self.lease.take();
+        if spoken == Spoken::Native {
+            // Its session ends with its connection, so the one of its process is not its.
+            if let Some(lease) = lease {
+                lease.discard();
+            }
+            return self.rim.serve_native(socket, self.peer, &replay, &self.entry).await;
+        }
+        let Serving { rim, peer, entry, timeouts, .. } = self;
+        let callers = Callers {
+            app: rim.app.clone(),
+            sessions: rim.sessions.clone(),
+            peer,
+            place: entry.place(),
+            by_transport: lease,
+            by_token: Mutex::default(),
+        };
+        let service = ConnService {
+            app: rim.app.clone(),
+            fronts: rim.fronts.clone(),
+            callers,
+            connection: connection.clone(),
+            requests: AtomicU64::new(0),
+        };
+        let hung_up = socket.clone().hung_up();
+        let io = TokioIo::new(Watched::new(socket, replay, connection.clone(), spoken == Spoken::Http1));
+        let http = Http::new(spoken, io, service);
+        rim.serve_http(http, hung_up, &connection, &timeouts).await;
+        // The sessions were given back with the service.
+        drop(entry);
+    }
+}
+
+/// Reads until it is clear what the client speaks; `None`: it went away.
+async fn first_bytes(socket: &mut Socket, connection: &ConnState) -> Option<(Spoken, Bytes)> {
+    let mut bytes = BytesMut::with_capacity(PREFACE.len());
+    loop {
+        match socket.read_buf(&mut bytes).await {
+            Ok(0) | Err(_) => return None,
+            Ok(_) => connection.activity().bytes_arrived(Instant::now()),
+        }
+        if speaks_native(&bytes) {
+            return Some((Spoken::Native, bytes.freeze()));
+        }
+        let length = bytes.len().min(PREFACE.len());
+        if bytes[..length] != PREFACE[..length] {
+            return Some((Spoken::Http1, bytes.freeze()));
+        }
+        if length == PREFACE.len() {
+            connection.activity().preface_ended(Instant::now());
+            return Some((Spoken::Http2, bytes.freeze()));
+        }
+    }
+}
+
+/// Why a connection ended before its first request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Early {
+    /// It made room, or the daemon stops.
     Gone,
+    /// It took too long.
     Expired(Expired),
 }
 

@@ -4,15 +4,17 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use diolkos_types::TenantId;
 use rustix::io::Errno;
 use rustix::net::AddressFamily;
 
 use super::address::{Address, AddressError, BoundAddress, tcp_addresses};
-use super::peer::Peer;
+use super::peer::{Peer, Transport};
 use super::socket::Socket;
 use super::socket_file::{self, SocketFile};
+use super::tls::{Tls, TlsError};
 use crate::limits;
 use crate::settings::Listen;
 
@@ -33,6 +35,14 @@ pub enum ListenError {
     NoSocket {
         /// The file.
         path: PathBuf,
+    },
+    /// Its certificates are not as they should be.
+    #[error("can't speak TLS on `{address}`")]
+    Tls {
+        /// What was asked for.
+        address: String,
+        /// What is wrong.
+        source: Box<TlsError>,
     },
     /// The system refused.
     #[error("can't listen on `{address}`")]
@@ -65,6 +75,8 @@ pub(crate) struct Listener {
     bound: BoundAddress,
     /// Whom everybody who connects here is served as.
     tenant: Option<TenantId>,
+    /// What TLS is answered with, if it is spoken here.
+    tls: Option<Arc<Tls>>,
     /// Removed when the listener goes; none for TCP and for sockets of the service manager.
     _file: Option<SocketFile>,
 }
@@ -73,8 +85,17 @@ impl Listener {
     /// Listens on an address; a name may mean several (IPv4 and IPv6). Must be called within a runtime.
     pub(crate) fn bind(listen: &Listen, mode: u32) -> Result<Vec<Listener>, ListenError> {
         let tenant = listen.tenant.as_deref().map(TenantId::new);
+        // Everybody is the tenant there, so the certificate is what lets in.
+        let tls = listen.tls.as_ref().map(|files| Tls::load(files, tenant.is_some())).transpose();
+        let tls = tls.map_err(|source| ListenError::Tls {
+            address: listen.address.to_string(),
+            source: Box::new(source),
+        })?;
+        let tls = tls.map(Arc::new);
         let mut listeners = Listener::bind_address(listen, mode)?;
-        listeners.iter_mut().for_each(|listener| listener.tenant = tenant.clone());
+        for listener in &mut listeners {
+            (listener.tenant, listener.tls) = (tenant.clone(), tls.clone());
+        }
         Ok(listeners)
     }
 
@@ -84,7 +105,7 @@ impl Listener {
                 Ok(vec![Listener::bind_unix(path, listen.mode.map_or(mode, |mode| mode.get()))?])
             }
             Address::Tcp { host, port } => {
-                let mut resolved = tcp_addresses(host, *port, listen.insecure)?;
+                let mut resolved = tcp_addresses(host, *port, listen.insecure || listen.tls.is_some())?;
                 if *port == 0 {
                     // Each would get a port of its own, and a client could know only one.
                     resolved.truncate(1);
@@ -105,7 +126,7 @@ impl Listener {
         let listener = tokio::net::UnixListener::from_std(socket.into())
             .map_err(|source| ListenError::Bind { address: format!("unix:{}", path.display()), source })?;
         let bound = BoundAddress::Unix(path);
-        Ok(Listener { kind: Kind::Unix(listener), bound, tenant: None, _file: Some(file) })
+        Ok(Listener { kind: Kind::Unix(listener), bound, tenant: None, tls: None, _file: Some(file) })
     }
 
     fn bind_tcp(name: &str, address: std::net::SocketAddr) -> Result<Listener, ListenError> {
@@ -117,7 +138,7 @@ impl Listener {
         socket.bind(address).map_err(fail)?;
         let listener = socket.listen(limits::LISTEN_BACKLOG.unsigned_abs()).map_err(fail)?;
         let bound = BoundAddress::Tcp(listener.local_addr().map_err(fail)?);
-        Ok(Listener { kind: Kind::Tcp(listener), bound, tenant: None, _file: None })
+        Ok(Listener { kind: Kind::Tcp(listener), bound, tenant: None, tls: None, _file: None })
     }
 
     /// Takes over a listening socket that the service manager made.
@@ -132,7 +153,7 @@ impl Listener {
             let path =
                 path.ok_or_else(|| fail("has no path; abstract sockets have no permissions".into()))?;
             let bound = BoundAddress::Unix(path);
-            return Ok(Listener { kind: Kind::Unix(listener), bound, tenant: None, _file: None });
+            return Ok(Listener { kind: Kind::Unix(listener), bound, tenant: None, tls: None, _file: None });
         }
         if family != AddressFamily::INET && family != AddressFamily::INET6 {
             return Err(fail("is neither a unix nor a TCP socket".into()));
@@ -144,7 +165,7 @@ impl Listener {
             return Err(AddressError::NotLoopback { address, resolved: String::new() }.into());
         }
         let bound = BoundAddress::Tcp(address);
-        Ok(Listener { kind: Kind::Tcp(listener), bound, tenant: None, _file: None })
+        Ok(Listener { kind: Kind::Tcp(listener), bound, tenant: None, tls: None, _file: None })
     }
 
     /// Where it listens.
@@ -157,6 +178,11 @@ impl Listener {
         matches!(self.bound, BoundAddress::Tcp(address) if !address.ip().is_loopback())
     }
 
+    /// What TLS is answered with, if it is spoken here.
+    pub(crate) fn tls(&self) -> Option<&Arc<Tls>> {
+        self.tls.as_ref()
+    }
+
     /// Whether it is for one tenant.
     pub(crate) fn tenant(&self) -> Option<&TenantId> {
         self.tenant.as_ref()
@@ -165,7 +191,8 @@ impl Listener {
     /// The next connection.
     pub(crate) async fn accept(&self) -> io::Result<(Socket, Peer)> {
         let (socket, peer) = self.accept_any().await?;
-        Ok((socket, Peer { of_listener: self.tenant.clone(), ..peer }))
+        let transport = if self.tls.is_some() { Transport::Tls } else { peer.transport };
+        Ok((socket, Peer { transport, of_listener: self.tenant.clone(), ..peer }))
     }
 
     async fn accept_any(&self) -> io::Result<(Socket, Peer)> {

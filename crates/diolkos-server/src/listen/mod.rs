@@ -11,6 +11,7 @@
 //! | `table` | which connections there are, and which of them makes room |
 //! | `activity` | what one connection is doing, and when that takes too long |
 //! | `socket` | the stream of bytes, watched |
+//! | `tls` | certificates from files, and the handshake |
 //! | `watchdog` | the timer of a connection |
 //! | `conn` | one connection: HTTP/1.1 or HTTP/2, its timers, its end |
 //! | `callers` | who asks: whoever the transport proves, or whose token comes with a request |
@@ -36,10 +37,12 @@ mod service;
 mod socket;
 mod socket_file;
 mod table;
+mod tls;
 mod watchdog;
 
 pub use address::{Address, AddressError, BoundAddress, default_address};
 pub use listener::ListenError;
+pub use tls::TlsError;
 
 pub(crate) use activity::Expired;
 pub(crate) use address::prepare_default;
@@ -50,6 +53,7 @@ pub(crate) use peer::{Peer, Transport};
 pub(crate) use refuse::{Refusal, Unproven};
 pub(crate) use socket::Socket;
 pub(crate) use table::ConnPlace;
+pub(crate) use tls::Tls;
 
 /// For `fuzz`: lengths stay, only `-` is written, and it does not matter how the bytes are cut.
 pub(crate) fn fuzz_authority(bytes: &[u8], cut: usize) {

@@ -6,13 +6,17 @@ use std::sync::Arc;
 
 use diolkos_types::TenantId;
 
+use crate::identity::Certificate;
+
 /// How a peer reached us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Transport {
     /// A unix socket.
     Unix,
-    /// TCP over loopback.
+    /// TCP.
     Tcp,
+    /// TLS over TCP.
+    Tls,
 }
 
 impl Transport {
@@ -21,6 +25,7 @@ impl Transport {
         match self {
             Transport::Unix => "unix",
             Transport::Tcp => "tcp",
+            Transport::Tls => "tls",
         }
     }
 }
@@ -32,6 +37,8 @@ pub(crate) struct Peer {
     pub(crate) transport: Transport,
     /// The tenant that the listening address is for, if it is for one.
     pub(crate) of_listener: Option<TenantId>,
+    /// The certificate that it showed and that was verified.
+    pub(crate) certificate: Option<Certificate>,
     /// Its control group, where somebody asked for it and the kernel says so.
     pub(crate) cgroup: Option<Arc<str>>,
     /// Its user, where the kernel says so (`SO_PEERCRED`, or sock_diag on TCP).
@@ -43,14 +50,21 @@ pub(crate) struct Peer {
 impl Peer {
     /// A peer over TCP, which proves nothing by itself.
     pub(crate) fn tcp() -> Peer {
-        Peer { transport: Transport::Tcp, of_listener: None, cgroup: None, uid: None, pid: None }
+        Peer {
+            transport: Transport::Tcp,
+            of_listener: None,
+            certificate: None,
+            cgroup: None,
+            uid: None,
+            pid: None,
+        }
     }
 
     /// A peer over a unix socket.
     pub(crate) fn unix(uid: u32, pid: Option<i32>) -> Peer {
         // 0 is what the kernel gives for a process outside of our pid namespace.
         let pid = pid.filter(|&pid| pid > 0);
-        Peer { transport: Transport::Unix, of_listener: None, cgroup: None, uid: Some(uid), pid }
+        Peer { transport: Transport::Unix, uid: Some(uid), pid, ..Peer::tcp() }
     }
 }
 
@@ -62,6 +76,9 @@ impl fmt::Display for Peer {
         }
         if let Some(pid) = self.pid {
             write!(f, " pid {pid}")?;
+        }
+        if let Some(certificate) = &self.certificate {
+            write!(f, " certificate {certificate}")?;
         }
         if let Some(cgroup) = &self.cgroup {
             // Whoever makes a control group names it.

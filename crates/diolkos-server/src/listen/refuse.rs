@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
+use super::peer::Peer;
 use super::socket::Socket;
 use crate::limits;
 
@@ -16,6 +17,8 @@ pub(crate) enum Refusal {
     Full,
     /// The engine has no session left.
     Sessions,
+    /// TLS was not agreed on, or the certificate that was shown is no good. There is nobody to tell more than TLS itself does.
+    Handshake,
     /// Who this is is nobody that the settings name.
     Forbidden(Unproven),
 }
@@ -23,6 +26,8 @@ pub(crate) enum Refusal {
 /// What is known of a peer that is nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unproven {
+    /// A certificate, which no tenant has, or two have.
+    Certificate,
     /// Its user, which no tenant has.
     Uid(u32),
     /// Not even that.
@@ -37,6 +42,7 @@ impl Refusal {
         match self {
             Refusal::Full => "connections",
             Refusal::Sessions => "sessions",
+            Refusal::Handshake => "handshake",
             Refusal::Forbidden(_) => "forbidden",
         }
     }
@@ -54,6 +60,7 @@ impl Refusal {
                 retry.as_str(),
                 "too many sessions are open; try again".to_owned(),
             ),
+            Refusal::Handshake => ("400 Bad Request", "", "TLS was not agreed on".into()),
             Refusal::Forbidden(unproven) => ("403 Forbidden", "", unproven.message()),
         };
         reply(status, extra, &message)
@@ -61,14 +68,29 @@ impl Refusal {
 }
 
 impl Unproven {
+    /// Of a peer that nobody claims.
+    pub(super) fn of(peer: &Peer) -> Unproven {
+        match (&peer.of_listener, &peer.certificate, peer.uid) {
+            (Some(_), _, _) => Unproven::Gone,
+            (None, Some(_), _) => Unproven::Certificate,
+            (None, None, Some(uid)) => Unproven::Uid(uid),
+            (None, None, None) => Unproven::Nothing,
+        }
+    }
+
     fn message(self) -> String {
         match self {
+            Unproven::Certificate => {
+                "your certificate is in order and is nobody's here, or two tenants'; the operator of this daemon can \
+                 name it in the settings (tenants.NAME.certificates)"
+                    .into()
+            }
             Unproven::Uid(uid) => format!(
                 "uid {uid} may not use this daemon; its operator can name it in the settings (tenants.NAME.uids)"
             ),
             Unproven::Nothing => {
                 "nothing proves who you are: use a unix socket, or ask the operator of this daemon for a \
-                                  token or for `anonymous` in its settings"
+                                  token, a certificate or `anonymous` in its settings"
                     .into()
             }
             Unproven::Gone => "the tenant of this address is gone from the settings of this daemon".into(),
@@ -131,7 +153,8 @@ mod tests {
 
     #[test]
     fn replies_are_well_formed() {
-        let unproven = [Unproven::Uid(7), Unproven::Nothing, Unproven::Gone].map(Refusal::Forbidden);
+        let unproven = [Unproven::Certificate, Unproven::Uid(7), Unproven::Nothing, Unproven::Gone];
+        let unproven = unproven.map(Refusal::Forbidden);
         for refusal in [Refusal::Full, Refusal::Sessions].into_iter().chain(unproven) {
             let reply = refusal.reply();
             let (head, body) = reply.split_once("\r\n\r\n").unwrap();

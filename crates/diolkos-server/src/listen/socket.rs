@@ -15,6 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::authority::AuthorityFilter;
 use super::table::ConnState;
+use super::tls::TlsSocket;
 
 /// A connected socket. A closed set, so an enum. Clones are the same socket.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub(crate) enum Socket {
     Unix(Arc<UnixStream>),
     /// TCP.
     Tcp(Arc<TcpStream>),
+    /// TLS over TCP.
+    Tls(Arc<TlsSocket>),
 }
 
 impl From<UnixStream> for Socket {
@@ -38,10 +41,11 @@ impl From<TcpStream> for Socket {
 }
 
 macro_rules! delegate {
-    ($self:expr, $stream:ident => $call:expr) => {
+    ($self:expr, $stream:ident => $call:expr, tls => $tls:expr) => {
         match $self {
             Socket::Unix($stream) => $call,
             Socket::Tcp($stream) => $call,
+            Socket::Tls($stream) => $tls,
         }
     };
 }
@@ -83,23 +87,39 @@ macro_rules! write {
 }
 
 impl Socket {
+    /// The TCP connection that it is, or that is below it.
+    pub(crate) fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Socket::Unix(_) => None,
+            Socket::Tcp(stream) => Some(stream),
+            Socket::Tls(stream) => Some(stream.tcp()),
+        }
+    }
+
+    /// Whether what was written may wait here for the other side to take more.
+    fn holds_back(&self) -> bool {
+        matches!(self, Socket::Tls(_))
+    }
+
     /// Returns once the other side closed, or will send nothing more, even while bytes of it are unread.
     pub(super) async fn hung_up(self) {
         // Of what can be waited for, urgent data alone does not come, and the end of reading counts as it.
         // An error says the same.
-        let _ = delegate!(&self, stream => stream.ready(Interest::PRIORITY).await);
+        let _ = delegate!(&self, stream => stream.ready(Interest::PRIORITY).await,
+            tls => stream.tcp().ready(Interest::PRIORITY).await);
     }
 }
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        delegate!(self.get_mut(), stream => read!(stream, cx, buf))
+        delegate!(self.get_mut(), stream => read!(stream, cx, buf), tls => stream.poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        delegate!(self.get_mut(), stream => write!(stream, cx, stream.try_write(buf)))
+        delegate!(self.get_mut(), stream => write!(stream, cx, stream.try_write(buf)),
+            tls => stream.poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -107,19 +127,24 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        delegate!(self.get_mut(), stream => write!(stream, cx, stream.try_write_vectored(bufs)))
+        delegate!(self.get_mut(), stream => write!(stream, cx, stream.try_write_vectored(bufs)),
+            tls => stream.poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Socket::Unix(_) | Socket::Tcp(_) => Poll::Ready(Ok(())),
+            Socket::Tls(stream) => stream.poll_flush(cx),
+        }
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = delegate!(self.get_mut(), stream => shutdown(&**stream, Shutdown::Write));
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = delegate!(self.get_mut(), stream => shutdown(&**stream, Shutdown::Write),
+            tls => return stream.poll_shutdown(cx));
         Poll::Ready(match result {
             // The other side was faster.
             Ok(()) | Err(Errno::NOTCONN) => Ok(()),
@@ -208,8 +233,12 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Sockets have nothing to flush, so this tells nothing about the other side.
-        Pin::new(&mut self.socket).poll_flush(cx)
+        let result = Pin::new(&mut self.socket).poll_flush(cx);
+        // Others have nothing to flush, so this tells nothing about the other side.
+        if self.socket.holds_back() {
+            self.wrote(&result);
+        }
+        result
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -39,9 +39,9 @@ const STATUSES: usize = 500;
 /// What the rim counts.
 #[derive(Debug)]
 pub(crate) struct Counters {
-    connections: [AtomicU64; 2],
-    open: [Arc<Gauge>; 2],
-    refused: [AtomicU64; 3],
+    connections: [AtomicU64; 3],
+    open: [Arc<Gauge>; 3],
+    refused: [AtomicU64; 4],
     evicted: AtomicU64,
     expired: [AtomicU64; 3],
     replies: [Box<[AtomicU64]>; 3],
@@ -109,11 +109,13 @@ fn transport(transport: Transport) -> usize {
     match transport {
         Transport::Unix => 0,
         Transport::Tcp => 1,
+        Transport::Tls => 2,
     }
 }
 
-const TRANSPORTS: [Transport; 2] = [Transport::Unix, Transport::Tcp];
-const REFUSALS: [Refusal; 3] = [Refusal::Full, Refusal::Sessions, Refusal::Forbidden(Unproven::Nothing)];
+const TRANSPORTS: [Transport; 3] = [Transport::Unix, Transport::Tcp, Transport::Tls];
+const REFUSALS: [Refusal; 4] =
+    [Refusal::Full, Refusal::Sessions, Refusal::Forbidden(Unproven::Nothing), Refusal::Handshake];
 const EXPIRED: [(Expired, &str); 3] =
     [(Expired::Idle, "idle"), (Expired::Header, "header"), (Expired::Reply, "reply")];
 
@@ -155,6 +157,7 @@ impl Counters {
             Refusal::Full => 0,
             Refusal::Sessions => 1,
             Refusal::Forbidden(_) => 2,
+            Refusal::Handshake => 3,
         };
         add(&self.refused[index]);
     }
@@ -258,8 +261,8 @@ mod tests {
         assert_eq!(all(counters.expiries().collect()), [("header", 1)]);
         assert_eq!(all(counters.reloads().collect()), [("failed", 1)]);
         assert_eq!(counters.replies().collect::<Vec<_>>(), [("grpc", 200, 1)]);
-        assert_eq!(counters.connections().last(), Some(("tcp", 1, 1)));
+        assert_eq!(counters.connections().nth(1), Some(("tcp", 1, 1)));
         drop(open);
-        assert_eq!(counters.connections().last(), Some(("tcp", 1, 0)));
+        assert_eq!(counters.connections().nth(1), Some(("tcp", 1, 0)));
     }
 }

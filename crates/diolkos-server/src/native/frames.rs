@@ -62,7 +62,7 @@ impl Reader {
                 self.descriptors.extend(descriptors);
                 received
             }
-            Socket::Tcp(_) => self.socket.read(&mut self.scratch).await,
+            Socket::Tcp(_) | Socket::Tls(_) => self.socket.read(&mut self.scratch).await,
         };
         match length {
             Ok(0) | Err(_) => return Err(ReadError::Gone),
@@ -268,7 +268,7 @@ impl Outgoing {
                 return Err(io::ErrorKind::WriteZero.into());
             }
         }
-        Ok(())
+        tokio::time::timeout(patience, socket.flush()).await.map_err(|_| io::ErrorKind::TimedOut)?
     }
 }
 

@@ -8,6 +8,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::tls::TlsFiles;
 use super::units::Mode;
 use crate::listen::{Address, AddressError};
 
@@ -20,6 +21,8 @@ pub struct Listen {
     pub tenant: Option<String>,
     /// Permissions of the socket file; `None` = `socket_mode`.
     pub mode: Option<Mode>,
+    /// TLS is spoken there, with these files.
+    pub tls: Option<TlsFiles>,
     /// The operator says that TCP without encryption may be reached from other hosts.
     pub insecure: bool,
 }
@@ -33,13 +36,15 @@ struct Table {
     tenant: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mode: Option<Mode>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<TlsFiles>,
     #[serde(default)]
     insecure: bool,
 }
 
 impl From<Address> for Listen {
     fn from(address: Address) -> Listen {
-        Listen { address, tenant: None, mode: None, insecure: false }
+        Listen { address, tenant: None, mode: None, tls: None, insecure: false }
     }
 }
 
@@ -62,8 +67,8 @@ impl Serialize for Listen {
         if *self == Listen::from(self.address.clone()) {
             return self.address.serialize(serializer);
         }
-        let Listen { address, tenant, mode, insecure } = self.clone();
-        Table { address, tenant, mode, insecure }.serialize(serializer)
+        let Listen { address, tenant, mode, tls, insecure } = self.clone();
+        Table { address, tenant, mode, tls, insecure }.serialize(serializer)
     }
 }
 
@@ -83,9 +88,9 @@ impl<'de> Deserialize<'de> for Listen {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Listen, A::Error> {
-                let Table { address, tenant, mode, insecure } =
+                let Table { address, tenant, mode, tls, insecure } =
                     Table::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(Listen { address, tenant, mode, insecure })
+                Ok(Listen { address, tenant, mode, tls, insecure })
             }
         }
 
@@ -95,6 +100,8 @@ impl<'de> Deserialize<'de> for Listen {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[derive(Debug, PartialEq, Deserialize, Serialize)]
@@ -104,7 +111,7 @@ mod tests {
 
     #[test]
     fn an_address_or_a_table() {
-        let text = r#"listen = ["unix:/a", { address = "unix:/b", tenant = "t", mode = "0666" }, { address = "tcp:0.0.0.0:1", insecure = true }]"#;
+        let text = r#"listen = ["unix:/a", { address = "unix:/b", tenant = "t", mode = "0666" }, { address = "tcp:0.0.0.0:1", insecure = true }, { address = "tcp:0.0.0.0:2", tls = { certificate = "c", key = "k", client_ca = "a" } }]"#;
         let file: File = toml::from_str(text).unwrap();
         assert_eq!(file.listen[0], "unix:/a".parse().unwrap());
         assert_eq!(
@@ -112,10 +119,12 @@ mod tests {
             (Some("t"), 0o666)
         );
         assert!(file.listen[2].insecure);
+        assert_eq!(file.listen[3].tls.as_ref().unwrap().client_ca.as_deref(), Some(Path::new("a")));
         assert_eq!(toml::from_str::<File>(&toml::to_string(&file).unwrap()).unwrap(), file);
         for wrong in [
             r#"listen = [{ tenant = "t" }]"#,
             r#"listen = [{ address = "unix:/a", tenat = "t" }]"#,
+            r#"listen = [{ address = "tcp:[::]:1", tls = { certificate = "c" } }]"#,
             "listen = [3]",
         ] {
             assert!(toml::from_str::<File>(wrong).is_err(), "{wrong}");

@@ -9,6 +9,7 @@ mod parse;
 pub mod reload;
 mod suggest;
 mod tenants;
+mod tls;
 mod units;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use listen::Listen;
 pub use parse::{Diagnostic, SettingsError};
 pub use tenants::{ClassName, LeaseKind, LeaseSettings, TenantSettings};
+pub use tls::TlsFiles;
 pub use units::{Interval, LogFormat, LogLevel, Mode, RequestRate, Size, UnitError};
 
 /// Everything an operator can set.
@@ -284,6 +286,9 @@ impl Settings {
         }
         for listen in &mut self.listen {
             listen.address.resolve(base);
+            if let Some(tls) = &mut listen.tls {
+                tls.resolve(base);
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{LeaseSettings, Settings, TenantSettings, suggest, tenants};
 use crate::limits;
+use crate::listen::{Address, Tls};
 
 /// What is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +125,11 @@ pub(super) fn check_paths(settings: &Settings, text: &str, origin: &Path) -> Res
     for (index, path) in settings.models.files.iter().enumerate() {
         if !path.exists() {
             complain("models.files", index, format!("models.files: `{}` does not exist", path.display()));
+        }
+    }
+    for (index, listen) in settings.listen.iter().enumerate() {
+        if let Some(Err(error)) = listen.tls.as_ref().map(|files| Tls::load(files, true)) {
+            complain("listen", index, format!("listen: {error}"));
         }
     }
     if diagnostics.is_empty() { Ok(()) } else { Err(SettingsError { diagnostics }) }
@@ -291,7 +297,17 @@ fn broken_names(settings: &Settings, broken: &mut Vec<(String, String)>) {
     for name in settings.listen.iter().filter_map(|listen| listen.tenant.as_deref()) {
         tenant_of("listen", name);
     }
-    for listen in settings.listen.iter().filter(|listen| !listen.insecure) {
+    for listen in &settings.listen {
+        let is_unix = matches!(listen.address, Address::Unix(_));
+        if listen.tls.is_some() && (is_unix || listen.insecure) {
+            let why = if is_unix { "a unix socket needs none" } else { "`insecure` says the opposite" };
+            broken.push((
+                "listen".into(),
+                format!("`{}` has `tls`, and {why}; take one of them out", listen.address),
+            ));
+        }
+    }
+    for listen in settings.listen.iter().filter(|listen| !listen.insecure && listen.tls.is_none()) {
         if let Err(error) = listen.address.check_loopback() {
             broken.push(("listen".into(), error.to_string()));
         }

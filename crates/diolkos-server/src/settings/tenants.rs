@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tenants and their leases, as an operator writes them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 
 use diolkos_engine::{Class, Lease, Patterns, Policy, Rate, Share};
 use serde::{Deserialize, Serialize};
 
 use super::units::{Interval, RequestRate, Size};
-use crate::identity::{CgroupPattern, TokenHash};
+use crate::identity::{CertificateName, CgroupPattern, TokenHash};
 
 /// Who it is, what it may have together, and its leases.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -19,6 +20,8 @@ pub struct TenantSettings {
     pub uids: Vec<u32>,
     /// Whoever shows one of these tokens on TCP. Default none.
     pub tokens: Vec<TokenHash>,
+    /// Whoever shows a certificate of one of these names on TLS: `"dns:NAME"`, `"uri:URI"` or `"sha256:FINGERPRINT"`. Default none.
+    pub certificates: Vec<CertificateName>,
     /// Requests, such as `"100/s"`. Default: as many as it sends.
     pub rate: Option<RequestRate>,
     /// Requests at once after a pause, where there is a rate. Default: a second's, at least 1.
@@ -127,9 +130,10 @@ pub(super) fn broken_rules(
     tenants: &BTreeMap<String, TenantSettings>,
     mut broken: impl FnMut(String, String),
 ) {
-    let mut uids = BTreeMap::new();
-    let mut cgroups = BTreeMap::new();
-    let mut tokens = BTreeMap::new();
+    let mut uids = HashMap::new();
+    let mut cgroups = HashMap::new();
+    let mut tokens = HashMap::new();
+    let mut certificates = HashMap::new();
     for (name, tenant) in tenants {
         let key = |key: &str| format!("tenants.{name}.{key}");
         if !is_name(name) {
@@ -149,6 +153,11 @@ pub(super) fn broken_rules(
         for token in &tenant.tokens {
             once(&mut tokens, token.to_string(), name, |other| {
                 broken(key("tokens"), format!("this token is tenant `{other}` already"));
+            });
+        }
+        for certificate in &tenant.certificates {
+            once(&mut certificates, certificate.clone(), name, |other| {
+                broken(key("certificates"), format!("`{certificate}` is tenant `{other}` already"));
             });
         }
         for (limit, value) in [
@@ -191,8 +200,8 @@ pub(super) fn broken_rules(
 }
 
 /// Notes whose `what` is; complains if it is somebody else's.
-fn once<'a, K: Ord>(
-    owners: &mut BTreeMap<K, &'a str>,
+fn once<'a, K: Eq + Hash>(
+    owners: &mut HashMap<K, &'a str>,
     what: K,
     tenant: &'a str,
     complain: impl FnOnce(&str),

@@ -12,11 +12,13 @@ pub enum Address {
     Unix(PathBuf),
     /// A host (name, IPv4, or IPv6 in brackets) and a port.
     Tcp(String),
+    /// The same, with TLS.
+    Tls(String),
 }
 
 /// Text that is no address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no address; write unix:/path/to/socket or tcp:host:port")]
+#[error("`{0}` is no address; write unix:/path/to/socket, tcp:host:port or tls:host:port")]
 pub struct ParseAddressError(String);
 
 impl FromStr for Address {
@@ -32,14 +34,17 @@ impl FromStr for Address {
         if text.starts_with('/') || text.starts_with("./") || text.starts_with("../") {
             return Ok(Address::Unix(text.into()));
         }
-        let stripped = text.strip_prefix("tcp:").or_else(|| text.strip_prefix("http:")).unwrap_or(text);
+        let encrypted = text.strip_prefix("tls:").or_else(|| text.strip_prefix("https:"));
+        let plain = || text.strip_prefix("tcp:").or_else(|| text.strip_prefix("http:"));
+        let stripped = encrypted.or_else(plain).unwrap_or(text);
         let authority = stripped.strip_prefix("//").unwrap_or(stripped).trim_end_matches('/');
         let (host, port) = authority.rsplit_once(':').ok_or_else(bad)?;
         let bare_v6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
         if host.is_empty() || bare_v6 || host.contains('/') || port.parse::<u16>().is_err() {
             return Err(bad());
         }
-        Ok(Address::Tcp(authority.to_owned()))
+        let authority = authority.to_owned();
+        Ok(if encrypted.is_some() { Address::Tls(authority) } else { Address::Tcp(authority) })
     }
 }
 
@@ -48,6 +53,7 @@ impl fmt::Display for Address {
         match self {
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
             Address::Tcp(authority) => write!(f, "tcp:{authority}"),
+            Address::Tls(authority) => write!(f, "tls:{authority}"),
         }
     }
 }
@@ -69,6 +75,9 @@ mod tests {
         assert_eq!("http://localhost:8000/".parse(), tcp("localhost:8000"));
         assert_eq!("localhost:8000".parse(), tcp("localhost:8000"));
         assert_eq!("tcp:[::1]:8000".parse(), tcp("[::1]:8000"));
+        let tls = Ok(Address::Tls("node.example:8443".into()));
+        assert_eq!("tls:node.example:8443".parse(), tls);
+        assert_eq!("https://node.example:8443/".parse(), tls);
         for bad in ["", "unix:", "localhost", "tcp:", "tcp:host:", "tcp:host:99999", "::1:8000", "a/b:80"] {
             assert!(bad.parse::<Address>().is_err(), "{bad}");
         }
@@ -76,7 +85,7 @@ mod tests {
 
     #[test]
     fn what_is_shown_is_read_back() {
-        for text in ["unix:/run/d.sock", "tcp:localhost:8000"] {
+        for text in ["unix:/run/d.sock", "tcp:localhost:8000", "tls:localhost:8443"] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
     }

@@ -13,7 +13,7 @@ use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 
-use super::{Address, ClientError};
+use super::{Address, ClientError, tls};
 use crate::cli::TOKEN_VARIABLE;
 
 /// Largest answer that is read. Far above what a daemon sends; it keeps a stranger at the address from
@@ -66,7 +66,8 @@ impl Connection {
             request = request.header(*name, value);
         }
         // On a unix socket the daemon sees who asks.
-        if let (Address::Tcp(_), Ok(token)) = (&self.address, std::env::var(TOKEN_VARIABLE)) {
+        if let (Address::Tcp(_) | Address::Tls(_), Ok(token)) = (&self.address, std::env::var(TOKEN_VARIABLE))
+        {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
         let request =
@@ -85,7 +86,7 @@ impl Connection {
     fn host(&self) -> &str {
         match &self.address {
             Address::Unix(_) => "localhost",
-            Address::Tcp(authority) => authority,
+            Address::Tcp(authority) | Address::Tls(authority) => authority,
         }
     }
 
@@ -102,13 +103,16 @@ impl Connection {
 async fn handshake(address: &Address) -> io::Result<SendRequest<Full<Bytes>>> {
     match address {
         Address::Unix(path) => serve(UnixStream::connect(path).await?).await,
-        Address::Tcp(authority) => {
-            let stream = TcpStream::connect(authority).await?;
-            // Small requests must not wait for the acknowledgement of the one before.
-            stream.set_nodelay(true)?;
-            serve(stream).await
-        }
+        Address::Tcp(authority) => serve(connect_tcp(authority).await?).await,
+        Address::Tls(authority) => serve(tls::connect(authority, connect_tcp(authority).await?).await?).await,
     }
+}
+
+async fn connect_tcp(authority: &str) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(authority).await?;
+    // Small requests must not wait for the acknowledgement of the one before.
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 async fn serve<S>(stream: S) -> io::Result<SendRequest<Full<Bytes>>>

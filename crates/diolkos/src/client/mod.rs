@@ -10,6 +10,7 @@ mod api;
 mod error;
 mod http;
 mod infer;
+mod tls;
 
 pub use address::{Address, ParseAddressError};
 pub use api::{

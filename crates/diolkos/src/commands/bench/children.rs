@@ -93,7 +93,7 @@ impl Server {
             // gRPC is all it speaks.
             Kind::Tonic => match &self.unix {
                 Address::Unix(path) => tokio::net::UnixStream::connect(path).await.is_ok(),
-                Address::Tcp(_) => false,
+                Address::Tcp(_) | Address::Tls(_) => false,
             },
             Kind::Daemon | Kind::Axum => match Client::connect(&self.unix).await {
                 Ok(mut client) => client.is_ready().await.unwrap_or(false),

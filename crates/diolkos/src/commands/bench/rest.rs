@@ -120,6 +120,9 @@ async fn connect(address: &Address) -> io::Result<SendRequest<Full<Bytes>>> {
             stream.set_nodelay(true)?;
             handshake(stream).await
         }
+        Address::Tls(_) => {
+            Err(io::Error::new(io::ErrorKind::Unsupported, "the load generator does not speak TLS"))
+        }
     }
 }
 
