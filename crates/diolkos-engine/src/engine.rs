@@ -3,13 +3,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use diolkos_backend::CancelFlag;
 use diolkos_types::{JobId, SessionId, Status, TenantId};
 
+use crate::account::Seats;
 use crate::admission;
 use crate::control::{Control, ControlReply, ControlRequest, Parked, ParkingPlace};
 use crate::device::{Device, DeviceConfig, DeviceSnapshot, Here, Offer};
@@ -34,6 +35,17 @@ pub struct EngineConfig {
     pub requests_memory_max: u64,
     /// Memory that one request may need, in bytes.
     pub request_memory_max: u64,
+    /// What a tenant is that [`Engine::set_policy`] never named, or [`Engine::forget`] forgot.
+    pub strangers: Strangers,
+}
+
+/// What a tenant is that nobody named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strangers {
+    /// One that may have everything: whoever opens sessions has the engine in its own process, and names whom it likes.
+    Welcome,
+    /// Nobody: a session is refused.
+    Refused,
 }
 
 impl EngineConfig {
@@ -44,6 +56,7 @@ impl EngineConfig {
             devices: vec![DeviceConfig { name: "cpu".into(), slots, backends: Vec::new() }],
             requests_memory_max: limits::REQUEST_MEMORY_MAX,
             request_memory_max: limits::ONE_REQUEST_MEMORY_MAX,
+            strangers: Strangers::Welcome,
         }
     }
 }
@@ -90,7 +103,9 @@ pub(crate) struct EngineInner {
     memory: Arc<Memory>,
     refusals: Arc<OnceLock<Refusals>>,
     tenants: RwLock<HashMap<TenantId, Arc<Tenant>>>,
-    next_tenant: AtomicU32,
+    strangers: Strangers,
+    seats: Arc<Seats>,
+    next_tenant: AtomicU64,
     next_job: AtomicU64,
     next_session: AtomicU64,
     sessions: AtomicU64,
@@ -131,7 +146,9 @@ impl Engine {
             memory: Memory::new(config.requests_memory_max, config.request_memory_max),
             refusals: Arc::default(),
             tenants: RwLock::default(),
-            next_tenant: AtomicU32::new(0),
+            strangers: config.strangers,
+            seats: Arc::default(),
+            next_tenant: AtomicU64::new(0),
             next_job: AtomicU64::new(1),
             next_session: AtomicU64::new(1),
             sessions: AtomicU64::new(0),
@@ -142,15 +159,17 @@ impl Engine {
         Ok(Engine { inner })
     }
 
-    /// Opens a session for a tenant. One that [`Engine::set_policy`] never heard of may have everything: whoever calls
-    /// this has the engine in its own process, and names whom it likes.
+    /// Opens a session for a tenant. What one is that nobody named, [`EngineConfig::strangers`] says.
     pub fn open_session(&self, tenant: &TenantId) -> Result<Session, Status> {
         let inner = &self.inner;
         if inner.sessions.fetch_add(1, Ordering::Relaxed) >= limits::SESSIONS_MAX as u64 {
             inner.session_closed();
             return Err(status::too_many_sessions());
         }
-        let tenant = inner.tenant(tenant, Policy::everything);
+        let Some(tenant) = inner.served(tenant) else {
+            inner.session_closed();
+            return Err(status::tenant_is_gone());
+        };
         let sessions_max = tenant.policy().sessions_max;
         if !tenant.sessions.increment_below(sessions_max) {
             inner.session_closed();
@@ -171,6 +190,15 @@ impl Engine {
     /// more are gone for it.
     pub fn set_policy(&self, tenant: &TenantId, policy: Policy) {
         self.inner.tenant(tenant, Policy::nothing).set_policy(policy);
+    }
+
+    /// A tenant is no longer served: its sessions may do nothing from now on, jobs that run end, and once the last session
+    /// is gone so is everything about it. One of the same name later is another one.
+    pub fn forget(&self, tenant: &TenantId) {
+        let gone = self.inner.tenants.write().unwrap_or_else(PoisonError::into_inner).remove(tenant);
+        if let Some(gone) = gone {
+            gone.set_policy(Policy::nothing());
+        }
     }
 
     /// The model store, for looking things up. Changes go through [`Engine::control`].
@@ -280,13 +308,30 @@ impl EngineInner {
         self.sessions.fetch_sub(1, Ordering::Relaxed);
     }
 
+    fn known(&self, id: &TenantId) -> Option<Arc<Tenant>> {
+        self.tenants.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    /// A tenant that may have sessions.
+    fn served(&self, id: &TenantId) -> Option<Arc<Tenant>> {
+        match self.strangers {
+            Strangers::Welcome => Some(self.tenant(id, Policy::everything)),
+            Strangers::Refused => self.known(id),
+        }
+    }
+
     fn tenant(&self, id: &TenantId, policy: impl Fn() -> Policy) -> Arc<Tenant> {
-        let known = self.tenants.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
-        known.unwrap_or_else(|| {
+        self.known(id).unwrap_or_else(|| {
             let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
             let new = || {
                 let key = TenantKey(self.next_tenant.fetch_add(1, Ordering::Relaxed));
-                Arc::new(Tenant::new(id.clone(), key, policy(), &self.memory, &self.refusals))
+                Arc::new(Tenant::new(
+                    id.clone(),
+                    self.seats.take(key),
+                    policy(),
+                    &self.memory,
+                    &self.refusals,
+                ))
             };
             tenants.entry(id.clone()).or_insert_with(new).clone()
         })
@@ -377,7 +422,7 @@ impl EngineInner {
             Ok(admitted) => device.submit(Job::new(admitted, obligation, queued), offer),
             Err(error) => {
                 let status = status::of_admission(&error);
-                stats.of(tenant.key).failed(status.code(), obligation.submitted.elapsed());
+                stats.of(tenant.account()).failed(status.code(), obligation.submitted.elapsed());
                 obligation.refuse(status);
                 None
             }

@@ -101,7 +101,7 @@ pub(crate) struct Ran {
 impl Job {
     /// `queued` is when its admission began.
     pub(crate) fn new(admitted: Admitted, obligation: Obligation, queued: Instant) -> Job {
-        admitted.version.stats.of(obligation.tenant.key).pending.increment();
+        admitted.version.stats.of(obligation.tenant.account()).pending.increment();
         Job(Box::new(Inner { admitted, obligation, queued }))
     }
 
@@ -128,7 +128,7 @@ impl Job {
         let stats = admitted.version.stats.clone();
         // Its memory is given back before the answer is out: whoever gets it finds it so.
         drop(admitted);
-        let account = stats.of(obligation.tenant.key);
+        let account = stats.of(obligation.tenant.account());
         account.pending.decrement();
         account.failed(status.code(), obligation.submitted.elapsed());
         obligation.refuse(status);
@@ -139,7 +139,7 @@ impl Job {
         let Inner { admitted, obligation, queued } = *self.0;
         let Admitted { version, mut work, output_order, rows, memory, reserve_at_start, .. } = admitted;
         let began = Instant::now();
-        version.stats.of(obligation.tenant.key).pending.decrement();
+        version.stats.of(obligation.tenant.account()).pending.decrement();
         version.usage.touch(began);
         let outcome = prepare(&version, &mut work, &memory, reserve_at_start).and_then(|scratch| {
             let outcome = run_caught(&version, &mut work).map_err(|error| status::of_run(&version, &error));
@@ -148,7 +148,7 @@ impl Job {
         });
         let ended = Instant::now();
         let service = ended - began;
-        version.stats.executed(obligation.tenant.key, service);
+        version.stats.executed(obligation.tenant.account(), service);
         obligation.tenant.charge(service);
         let timing = timing(queued, began, ended, &work);
         let result = outcome.and_then(|()| collect(&version, work, output_order, memory));
@@ -174,7 +174,7 @@ impl Ran {
     pub(crate) fn complete(mut self) {
         let now = Instant::now();
         let latency = now - self.job.submitted;
-        let account = self.version.stats.of(self.job.tenant.key);
+        let account = self.version.stats.of(self.job.tenant.account());
         match &self.result {
             Ok(_) => account.succeeded(&self.timing, now, latency, self.rows),
             Err(status) => account.failed(status.code(), latency),
@@ -278,6 +278,7 @@ mod tests {
     use diolkos_types::TenantId;
 
     use super::*;
+    use crate::account::Seats;
     use crate::lease::Policy;
     use crate::memory::Memory;
     use crate::sched::TenantKey;
@@ -289,7 +290,7 @@ mod tests {
         let memory = Memory::new(1, 1);
         let tenant = Arc::new(Tenant::new(
             TenantId::default(),
-            TenantKey(0),
+            Arc::new(Seats::default()).take(TenantKey(0)),
             Policy::everything(),
             &memory,
             &Arc::default(),

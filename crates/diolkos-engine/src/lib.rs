@@ -54,7 +54,7 @@ mod timer;
 pub use control::{ControlReply, ControlRequest};
 pub use device::{DeviceConfig, DeviceSnapshot, Here, Offer};
 pub use endpoint::LocalEndpoint;
-pub use engine::{Engine, EngineConfig, StartError};
+pub use engine::{Engine, EngineConfig, StartError, Strangers};
 pub use lease::{Lease, Patterns, Policy, matches};
 pub use rate::Rate;
 pub use request::{NamedTensor, Outputs, Reply, ReplySink, Request, Timing};

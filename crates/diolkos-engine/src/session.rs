@@ -191,7 +191,7 @@ impl Session {
     #[must_use]
     pub fn stats(&self, version: &LoadedVersion, whose: Whose) -> ModelStats {
         match whose {
-            Whose::Own => version.stats.own(self.inner.tenant.key),
+            Whose::Own => version.stats.own(self.inner.tenant.account()),
             Whose::Everybody => version.stats.everybody(),
         }
     }

@@ -123,6 +123,10 @@ pub(crate) fn too_many_sessions_of_tenant(limit: u64) -> Status {
     )
 }
 
+pub(crate) fn tenant_is_gone() -> Status {
+    Status::new(Code::PermissionDenied, "your tenant is not served any more")
+}
+
 pub(crate) fn too_many_regions_of_tenant(refused: Refused) -> Status {
     match refused {
         Refused::TooLarge { limit, .. } => Status::new(

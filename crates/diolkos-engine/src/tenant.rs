@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use diolkos_types::{Code, Status, TenantId};
 
-use crate::account::{Failures, Gauge, Total, saturating_ns};
+use crate::account::{AccountKey, Failures, Gauge, Seat, Total, saturating_ns};
 use crate::lease::Policy;
 use crate::memory::Memory;
 use crate::rate::Meter;
@@ -21,6 +21,7 @@ pub(crate) struct Tenant {
     pub(crate) id: TenantId,
     /// The scheduler's name for it.
     pub(crate) key: TenantKey,
+    seat: Seat,
     pub(crate) requests: Total,
     pub(crate) failures: Failures,
     pub(crate) in_flight: Gauge,
@@ -44,14 +45,15 @@ impl Tenant {
     /// A tenant with a part of the memory for requests.
     pub(crate) fn new(
         id: TenantId,
-        key: TenantKey,
+        seat: Seat,
         policy: Policy,
         requests: &Arc<Memory>,
         refusals: &Arc<OnceLock<Refusals>>,
     ) -> Tenant {
         let tenant = Tenant {
             id,
-            key,
+            key: seat.key().owner(),
+            seat,
             requests: Total::default(),
             failures: Failures::default(),
             in_flight: Gauge::default(),
@@ -67,6 +69,11 @@ impl Tenant {
         };
         tenant.set_policy(policy);
         tenant
+    }
+
+    /// What to look its accounts up with.
+    pub(crate) fn account(&self) -> AccountKey {
+        self.seat.key()
     }
 
     /// Tells whoever watches that it was refused something.

@@ -22,6 +22,7 @@ use crate::listen::Budget;
 use crate::metrics::Counters;
 use crate::settings::Settings;
 use crate::system_memory::SystemMemory;
+use crate::tenancy::Tenancy;
 
 /// Where in its life the daemon is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,12 +44,14 @@ pub(crate) struct App {
     pub(crate) audit: Arc<Audit>,
     /// Regions of the extension `system_shared_memory`.
     pub(crate) system_memory: Arc<SystemMemory>,
+    /// Changes of tenants go through here.
+    pub(crate) tenancy: Tenancy,
     /// What connections and fronts count; see `metrics`.
     pub(crate) counters: Counters,
     settings: RwLock<Arc<Settings>>,
     directory: RwLock<Arc<Directory>>,
     own_uid: u32,
-    /// Grows with the tenants that ever came, which the settings name.
+    /// Of tenants that are served, and came.
     bodies: Mutex<HashMap<TenantId, Arc<Budget>>>,
     phase: AtomicU8,
     started: Instant,
@@ -68,6 +71,7 @@ impl App {
             engine,
             audit,
             system_memory: Arc::new(SystemMemory::new(&settings)),
+            tenancy: Tenancy::new(),
             counters: Counters::default(),
             directory: RwLock::new(Arc::new(Directory::new(&settings, own_uid))),
             settings: RwLock::new(Arc::new(settings)),
@@ -93,17 +97,31 @@ impl App {
         part
     }
 
+    /// The user that the daemon runs as.
+    pub(crate) fn own_uid(&self) -> u32 {
+        self.own_uid
+    }
+
     /// Who is who, now.
     pub(crate) fn directory(&self) -> Arc<Directory> {
         self.directory.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Puts new settings in force.
-    pub(crate) fn set_settings(&self, settings: Settings) {
-        identity::tell_engine(&self.engine, Some(&self.settings()), &settings);
+    /// Puts new settings in force, and says which tenants are gone. Only [`crate::tenancy`] does this.
+    pub(crate) fn put_in_force(&self, settings: Settings) -> Vec<TenantId> {
+        let before = self.settings();
         let directory = Arc::new(Directory::new(&settings, self.own_uid));
+        // The directory first: from here on nobody comes in as a tenant that the engine is about to forget.
         *self.directory.write().unwrap_or_else(PoisonError::into_inner) = directory;
+        let gone = identity::tell_engine(&self.engine, Some(&before), &settings);
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+        gone
+    }
+
+    /// Drops what is kept for a tenant that is gone.
+    pub(crate) fn forget(&self, tenant: &TenantId) {
+        self.bodies.lock().unwrap_or_else(PoisonError::into_inner).remove(tenant);
+        self.audit.forget(tenant);
     }
 
     /// Where in its life the daemon is.

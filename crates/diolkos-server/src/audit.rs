@@ -41,6 +41,8 @@ pub(crate) enum Action {
     Settings,
     /// A certificate of the daemon's, read again.
     Certificate,
+    /// Adding, changing and removing tenants.
+    Tenant,
 }
 
 impl Action {
@@ -54,6 +56,7 @@ impl Action {
             Action::Metrics => "metrics",
             Action::Settings => "settings",
             Action::Certificate => "certificate",
+            Action::Tenant => "tenant",
         }
     }
 }
@@ -92,6 +95,11 @@ impl Audit {
                 tracing::error!(path = %path.display(), %error, "the audit log stays where it was");
             }
         }
+    }
+
+    /// Drops what is kept for a tenant that is gone.
+    pub(crate) fn forget(&self, tenant: &TenantId) {
+        lock(&self.limiters).remove(&Some(tenant.clone()));
     }
 
     /// Somebody changed something, or was not allowed to. `object` is what it is about, a model's name say.
@@ -133,7 +141,7 @@ impl Audit {
     ) {
         let admitted = {
             let mut limiters = lock(&self.limiters);
-            // Bounded by the tenants that the settings ever named.
+            // Bounded by the tenants that are served, and those that are just going.
             let limiter = limiters.entry(tenant.cloned()).or_insert_with(Limiter::new);
             limiter.admit(Instant::now())
         };

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use diolkos_backend::{Backend, LoadOptions, Operation};
 use diolkos_engine::store::{Rehearser, Store, StoreConfig, StoreError};
-use diolkos_engine::{Engine, EngineConfig, StartError};
+use diolkos_engine::{Engine, EngineConfig, StartError, Strangers};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -31,6 +31,7 @@ use crate::listen::{self, BoundAddress, ListenError, Listener, Rim, Stop};
 use crate::loading::Loading;
 use crate::reloading::Reloading;
 use crate::settings::{Settings, SettingsError};
+use crate::tenancy::{self, ChangeError, Keeper, Kept};
 use crate::{grpc, limits, rest, systemd};
 
 /// A built-in operation.
@@ -89,6 +90,9 @@ pub enum DaemonError {
     /// The audit log.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// Tenants that were added before, and their sockets.
+    #[error(transparent)]
+    Tenants(#[from] ChangeError),
     /// The async runtime, or its signal handlers.
     #[error("the operating system refused {what}")]
     System {
@@ -141,7 +145,10 @@ impl Daemon {
     /// Listens, and begins to load models. Must be called within a tokio runtime; see [`runtime`].
     pub async fn start(settings: Settings, deps: Deps) -> Result<Daemon, DaemonError> {
         listen::open_files::raise(settings.limits.connections_max);
+        let kept = Kept::read(settings, rustix::process::geteuid().as_raw())?;
+        let settings = kept.merged().clone();
         let listeners = listen_on(&settings)?;
+        let prepared = kept.prepare()?;
         let Deps { backends, builtins, rehearser, read_settings } = deps;
         let store = open_store(&settings, backends, builtins, rehearser)?;
         let engine = Engine::start(&engine_config(&settings), store)?;
@@ -149,15 +156,18 @@ impl Daemon {
         let app = Arc::new(App::new(engine, settings, audit));
         let (stop, stopping) = watch::channel(Stop::No);
         let grpc = grpc::routes(app.clone(), stopping.clone());
-        let rim = Rim::new(app.clone(), rest::router(app.clone()), grpc, stopping);
-        let addresses: Vec<BoundAddress> =
+        let rim = Rim::new(app.clone(), rest::router(app.clone()), grpc, stopping.clone());
+        let mut addresses: Vec<BoundAddress> =
             listeners.iter().map(|listener| listener.bound().clone()).collect();
+        addresses.extend(tenancy::addresses(&prepared));
         let certificates = listeners.iter().filter_map(Listener::tls).cloned().collect();
         let mut accepting = JoinSet::new();
         for listener in listeners {
             tracing::info!(address = %listener.bound(), "listening");
             accepting.spawn(rim.clone().accept_until_stopped(listener));
         }
+        let keeper = Keeper::new(&app, &rim, kept, prepared);
+        accepting.spawn(keeper.run(listen::draining(stopping)));
         let loading = Loading::start(&app);
         let reloading = Reloading::new(&app, certificates, read_settings);
         Ok(Daemon { app, rim, addresses, accepting, stop, loading, reloading })
@@ -296,6 +306,7 @@ fn engine_config(settings: &Settings) -> EngineConfig {
     EngineConfig {
         requests_memory_max: settings.limits.requests_memory_max.get(),
         request_memory_max: settings.limits.request_memory_max.get(),
+        strangers: Strangers::Refused,
         ..EngineConfig::cpu(settings.slots())
     }
 }

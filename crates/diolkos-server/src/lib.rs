@@ -20,6 +20,7 @@
 //! | `metrics` | what happened, as Prometheus text |
 //! | `trace` | `traceparent`, in and out |
 //! | [`logging`] | log lines, and how often a tenant can cause one |
+//! | `tenancy` | tenants that come and go while the daemon runs |
 //! | `app` | what all of the above share |
 //! | [`daemon`] | start, serve, reload, drain |
 //! | `systemd` | readiness, watchdog, sockets from the service manager |
@@ -47,6 +48,7 @@ mod sessions;
 pub mod settings;
 mod system_memory;
 mod systemd;
+mod tenancy;
 mod trace;
 
 pub use audit::AuditError;
@@ -57,3 +59,4 @@ pub use identity::{
 pub use listen::{Address, BoundAddress};
 pub use metrics::{DOCUMENTED as METRICS, Kind as MetricKind, Metric};
 pub use settings::{Settings, SettingsError};
+pub use tenancy::{ChangeError, KeptError};

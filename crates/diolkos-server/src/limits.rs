@@ -35,6 +35,9 @@ pub(crate) const TENANTS_OF_CONNECTION_MAX: usize = 8;
 /// Bytes of a reason or a name in a line of the audit log.
 pub(crate) const AUDIT_TEXT_BYTES_MAX: usize = 512;
 
+/// Changes of tenants that wait. Whoever asks for more waits for a place.
+pub(crate) const TENANCY_ASKS_MAX: usize = 16;
+
 /// Tenants in the settings: each costs some memory for ever, and a node has tens of sandboxes, not ten thousands.
 pub(crate) const TENANTS_MAX: usize = 4096;
 

@@ -18,7 +18,7 @@ use crate::app::App;
 use crate::audit::Action;
 use crate::daemon::ReadSettings;
 use crate::listen::Tls;
-use crate::settings::{Settings, reload};
+use crate::settings::Settings;
 use crate::{loading, logging};
 
 /// Reloads, now or in the background.
@@ -83,13 +83,8 @@ impl What {
             && let Some(app) = self.app.upgrade()
         {
             match read() {
-                Ok(settings) => take_up(&app, settings),
-                Err(error) => {
-                    app.counters.reloaded(false);
-                    let status = Status::invalid(error.to_string());
-                    app.audit.changed(None, None, Action::Settings, "", Some(&status));
-                    tracing::error!(%error, "the settings stay as they were, because the new ones are wrong");
-                }
+                Ok(settings) => take_up(&app, settings).await,
+                Err(error) => refused(&app, &error),
             }
         }
         self.reload_certificates();
@@ -111,11 +106,20 @@ impl What {
     }
 }
 
-fn take_up(app: &App, new: Settings) {
-    let old = app.settings();
-    let changes = reload::changes(&old, &new);
-    logging::set_level(new.log.level);
-    app.set_settings(reload::merge(&old, new));
+fn refused(app: &App, error: &(dyn std::error::Error + 'static)) {
+    app.counters.reloaded(false);
+    let status = Status::invalid(error.to_string());
+    app.audit.changed(None, None, Action::Settings, "", Some(&status));
+    tracing::error!(error, "the settings stay as they were, because the new ones are wrong");
+}
+
+async fn take_up(app: &App, new: Settings) {
+    let level = new.log.level;
+    let changes = match app.tenancy.take_up(new).await {
+        Ok(changes) => changes,
+        Err(error) => return refused(app, &error),
+    };
+    logging::set_level(level);
     app.counters.reloaded(true);
     app.audit.reopen();
     app.audit.changed(None, None, Action::Settings, &changes.live.join(" "), None);

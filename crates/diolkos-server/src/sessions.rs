@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use diolkos_engine::Session;
-use diolkos_types::{Status, TenantId};
+use diolkos_types::{SessionId, Status, TenantId};
 
 use crate::app::App;
 use crate::listen::{Budget, Peer};
@@ -159,14 +159,25 @@ impl SessionPool {
             }
         };
         drop(shared);
-        let shared = Some(Shared { pool: Arc::downgrade(self), key, linger: app.settings().linger.get() });
+        let linger = app.settings().linger.get();
+        let shared = Some(Shared { pool: Arc::downgrade(self), key, session: session.id(), linger });
         Ok(SessionLease { session, shared })
     }
 
-    /// Takes one connection off; if it was the last one, says which closing this was.
-    fn give_back(&self, key: &Key) -> Option<u64> {
+    /// Drops the sessions of a tenant that is no longer served. They end with their connections, if those still have them.
+    pub(crate) fn forget(&self, tenant: &TenantId) {
         let mut shared = self.lock();
-        let entry = shared.get_mut(key)?;
+        let ended: Vec<Entry> =
+            shared.extract_if(|(known, _), _| known == tenant).map(|(_, entry)| entry).collect();
+        drop(shared);
+        // Outside of the lock, as below.
+        drop(ended);
+    }
+
+    /// Takes one connection off; if it was the last one, says which closing this was.
+    fn give_back(&self, key: &Key, session: SessionId) -> Option<u64> {
+        let mut shared = self.lock();
+        let entry = shared.get_mut(key).filter(|entry| entry.session.id() == session)?;
         entry.connections -= 1;
         if entry.connections > 0 {
             return None;
@@ -181,12 +192,12 @@ impl SessionPool {
     }
 
     /// Ends a session that nobody came back to since its closing number `closing`.
-    fn end(&self, key: &Key, closing: u64) {
+    fn end(&self, key: &Key, session: SessionId, closing: u64) {
         let mut shared = self.lock();
-        let ended = match shared.get(key) {
-            Some(entry) if entry.connections == 0 && entry.closings == closing => shared.remove(key),
-            _ => None,
+        let is_it = |entry: &&Entry| {
+            entry.session.id() == session && entry.connections == 0 && entry.closings == closing
         };
+        let ended = shared.get(key).filter(is_it).is_some().then(|| shared.remove(key));
         drop(shared);
         // Outside of the lock: dropping a session cancels what it has in flight.
         drop(ended);
@@ -210,6 +221,8 @@ pub(crate) struct SessionLease {
 struct Shared {
     pool: Weak<SessionPool>,
     key: Key,
+    /// Which session: a tenant may have gone and come back under the same name.
+    session: SessionId,
     linger: Duration,
 }
 
@@ -231,9 +244,9 @@ impl SessionLease {
 
 impl Drop for SessionLease {
     fn drop(&mut self) {
-        let Some(Shared { pool, key, linger }) = self.shared.take() else { return };
+        let Some(Shared { pool, key, session, linger }) = self.shared.take() else { return };
         let Some(pool) = pool.upgrade() else { return };
-        let Some(closing) = pool.give_back(&key) else { return };
+        let Some(closing) = pool.give_back(&key, session) else { return };
         // Without a runtime there is no timer and nobody left who could come back.
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) if !linger.is_zero() => {
@@ -242,11 +255,11 @@ impl Drop for SessionLease {
                 runtime.spawn(async move {
                     tokio::time::sleep(linger).await;
                     if let Some(pool) = pool.upgrade() {
-                        pool.end(&key, closing);
+                        pool.end(&key, session, closing);
                     }
                 });
             }
-            _ => pool.end(&key, closing),
+            _ => pool.end(&key, session, closing),
         }
     }
 }
@@ -331,12 +344,28 @@ mod tests {
         let app = app(Interval::seconds(3600));
         let pool = Arc::new(SessionPool::default());
         let first = pool.lease(&app, &us(), &TenantId::default()).unwrap();
-        let key = first.shared.as_ref().unwrap().key.clone();
+        let (key, id) = (first.shared.as_ref().unwrap().key.clone(), first.session().id());
         drop(first);
         drop(pool.lease(&app, &us(), &TenantId::default()).unwrap());
-        pool.end(&key, 1);
+        pool.end(&key, id, 1);
         assert_eq!(pool.len(), 1, "the first linger passed, and the second goes on");
-        pool.end(&key, 2);
+        pool.end(&key, id, 2);
         assert_eq!(pool.len(), 0);
+    }
+
+    #[test]
+    fn a_tenant_that_comes_back_has_a_session_of_its_own() {
+        let app = app(Interval::seconds(0));
+        let pool = Arc::new(SessionPool::default());
+        let lease = || pool.lease(&app, &us(), &TenantId::default()).unwrap();
+        let old = lease();
+        pool.forget(&TenantId::default());
+        assert_eq!((pool.len(), app.engine.sessions()), (0, 1), "the connection has it until it ends");
+        let new = lease();
+        assert_ne!(old.session().id(), new.session().id());
+        drop(old);
+        assert_eq!((pool.len(), app.engine.sessions()), (1, 1), "the new one is not taken off");
+        drop(new);
+        assert_eq!((pool.len(), app.engine.sessions()), (0, 0));
     }
 }

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, like the tests themselves")]
 
+#[path = "rim/admin.rs"]
+mod admin;
 #[path = "rim/connections.rs"]
 mod connections;
 #[path = "rim/documents.rs"]

@@ -60,6 +60,10 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Make a token, which says who a client is where the transport does not, and the hash for the settings
     Token(TokenArgs),
+    /// List, add and remove the tenants of a daemon while it runs
+    Tenant(crate::commands::tenant::TenantArgs),
+    /// List, add and remove what its tenants may use
+    Lease(crate::commands::tenant::LeaseArgs),
     /// See it work: start a private daemon, classify real images from a second process
     Demo(DemoArgs),
     /// Measure: load on a server, or this build against bare servers

@@ -302,3 +302,52 @@ fn a_reader_that_goes_away_is_no_error() {
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!((child.wait().unwrap().code(), said.as_str()), (Some(0), ""));
 }
+
+#[test]
+fn tenants_and_leases_come_and_go() {
+    let daemon = Daemon::start();
+    let socket = daemon.dir.path().join("web.sock");
+    let socket = socket.to_str().unwrap();
+    let web = format!("unix:{socket}");
+    let added =
+        daemon.ask(&["tenant", "add", "web", "--socket", socket, "--model", "dig*", "--rate", "100/s"]).ok();
+    assert_eq!((added.stdout.trim(), added.stderr.trim()), (&*web, "tenant web is served"));
+    let seen = ran(&mut diolkos(&["ls", "--json", "--address", &web])).ok().json();
+    assert_eq!(seen.as_array().unwrap().len(), 1, "{seen}");
+    let twice = daemon.ask(&["tenant", "add", "web"]).fails(1);
+    assert!(twice.stderr.contains("is there already\nhelp: --replace"), "{}", twice.stderr);
+    let wrong = daemon.ask(&["tenant", "add", "x", "--rate", "many"]).fails(1);
+    assert!(wrong.stderr.contains("`many` is no rate"), "{}", wrong.stderr);
+
+    let list = daemon.ask(&["tenant", "ls"]).ok().stdout;
+    assert!(list.lines().any(|line| line.starts_with("web      added")), "{list}");
+    assert!(list.lines().any(|line| line.starts_with("default  default")), "{list}");
+    let shown = daemon.ask(&["tenant", "show", "web"]).ok().stdout;
+    assert!(shown.contains("[tenants.web]\nrate = \"100/s\"\n"), "{shown}");
+    // What is shown can be given back.
+    let file = daemon.dir.path().join("web.toml");
+    std::fs::write(&file, shown.replace("100/s", "7/s")).unwrap();
+    let from = ["tenant", "add", "web", "--from", file.to_str().unwrap(), "--replace", "--json"];
+    assert_eq!(daemon.ask(&from).ok().json()["settings"]["rate"], "7/s");
+
+    daemon
+        .ask(&["lease", "add", "web", "cpu", "--resource", "cpu", "--operation", "noop", "--queue-max", "3"])
+        .ok();
+    let leases = daemon.ask(&["lease", "ls", "web", "--json"]).ok().json();
+    let names: Vec<_> = leases.as_array().unwrap().iter().map(|lease| lease["name"].clone()).collect();
+    assert_eq!(names, ["cpu", "default"]);
+    let table = daemon.ask(&["lease", "show", "web", "cpu"]).ok().stdout;
+    assert!(
+        table.contains("web     cpu    compute  cpu       interactive    -     3          noop"),
+        "{table}"
+    );
+    daemon.ask(&["lease", "rm", "web", "cpu"]).ok();
+    daemon.ask(&["lease", "rm", "web", "cpu"]).fails(1);
+
+    let refused = ran(&mut diolkos(&["tenant", "ls", "--address", &web])).fails(1);
+    assert!(refused.stderr.contains("help: ask on the unix socket"), "{}", refused.stderr);
+    daemon.ask(&["tenant", "rm", "web"]).ok();
+    ran(&mut diolkos(&["ls", "--address", &web])).fails(3);
+    let gone = daemon.ask(&["tenant", "show", "web"]).fails(1);
+    assert!(gone.stderr.contains("there is no tenant `web`"), "{}", gone.stderr);
+}

@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A value for each tenant that needs one, found without a lock.
 //!
-//! Keys of tenants count up from 0, so the table is an array that grows by rows, each twice as long as the one before.
+//! Seats of tenants ([`super::seat`]) count up from 0, so the table is an array that grows by rows, each twice as long as the one before.
 //! A row is made when the first of its tenants needs a value, and a value when its tenant does; neither moves or goes
 //! before the table does. So a value that is there costs two loads, and a tenant that needs none costs a pointer at most.
 
 use std::sync::OnceLock;
 
-use crate::sched::TenantKey;
-
-/// Row `n` has places for `2^n` keys, and together they have one for every key.
+/// Row `n` has places for `2^n` seats, and together they have one for every seat.
 const ROWS: usize = u32::BITS as usize + 1;
 
 type Row<T> = Box<[OnceLock<Box<T>>]>;
@@ -25,25 +23,25 @@ impl<T> Default for ByTenant<T> {
     }
 }
 
-/// Row and place of a key.
-fn place(tenant: TenantKey) -> (usize, usize) {
-    let nth = u64::from(tenant.0) + 1;
+/// Row and place of a seat.
+fn place(seat: u32) -> (usize, usize) {
+    let nth = u64::from(seat) + 1;
     let row = nth.ilog2();
     (row as usize, (nth - (1 << row)) as usize)
 }
 
 impl<T: Default> ByTenant<T> {
-    /// The tenant's value, which is made if this is the first time. Of several threads for which it is, one makes it
+    /// The value of a seat, which is made if this is the first time. Of several threads for which it is, one makes it
     /// and the others wait for that.
-    pub(super) fn of(&self, tenant: TenantKey) -> &T {
-        let (row, at) = place(tenant);
+    pub(super) fn of(&self, seat: u32) -> &T {
+        let (row, at) = place(seat);
         let row = self.rows[row].get_or_init(|| (0..1usize << row).map(|_| OnceLock::new()).collect());
         row[at].get_or_init(Box::default)
     }
 
-    /// The tenant's value, if it ever needed one.
-    pub(super) fn find(&self, tenant: TenantKey) -> Option<&T> {
-        let (row, at) = place(tenant);
+    /// The value of a seat, if it ever needed one.
+    pub(super) fn find(&self, seat: u32) -> Option<&T> {
+        let (row, at) = place(seat);
         self.rows[row].get()?[at].get().map(|value| &**value)
     }
 
@@ -61,20 +59,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_key_has_a_place_of_its_own() {
-        let places: Vec<(usize, usize)> = (0..7).map(|key| place(TenantKey(key))).collect();
+    fn every_seat_has_a_place_of_its_own() {
+        let places: Vec<(usize, usize)> = (0..7).map(place).collect();
         assert_eq!(places, [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2), (2, 3)]);
-        assert_eq!(place(TenantKey(u32::MAX)), (ROWS - 1, 0));
-        assert_eq!(place(TenantKey(u32::MAX - 1)), (ROWS - 2, (1 << (ROWS - 2)) - 1));
+        assert_eq!(place(u32::MAX), (ROWS - 1, 0));
+        assert_eq!(place(u32::MAX - 1), (ROWS - 2, (1 << (ROWS - 2)) - 1));
     }
 
     #[test]
     fn values_are_made_for_those_who_need_them() {
         let table = ByTenant::<AtomicU64>::default();
-        assert!(table.find(TenantKey(5)).is_none() && table.all().next().is_none());
-        table.of(TenantKey(5)).store(7, Ordering::Relaxed);
-        assert!(table.find(TenantKey(4)).is_none() && table.find(TenantKey(6)).is_none());
-        assert_eq!(table.find(TenantKey(5)).unwrap().load(Ordering::Relaxed), 7);
+        assert!(table.find(5).is_none() && table.all().next().is_none());
+        table.of(5).store(7, Ordering::Relaxed);
+        assert!(table.find(4).is_none() && table.find(6).is_none());
+        assert_eq!(table.find(5).unwrap().load(Ordering::Relaxed), 7);
         assert_eq!(table.all().count(), 1);
     }
 
@@ -85,7 +83,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for key in 0..200 {
-                        table.of(TenantKey(key)).fetch_add(1, Ordering::Relaxed);
+                        table.of(key).fetch_add(1, Ordering::Relaxed);
                     }
                 });
             }

@@ -8,9 +8,11 @@
 //! | `model` | one account: requests to one version of one model |
 //! | `version` | the accounts of a version, one for each tenant that used it |
 //! | `by_tenant` | a table by tenants that needs no lock |
+//! | `seat` | where a tenant's accounts stand in the tables |
 
 mod by_tenant;
 mod model;
+mod seat;
 mod version;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +21,7 @@ use std::time::Duration;
 use diolkos_types::Code;
 
 pub use model::ModelStats;
+pub(crate) use seat::{AccountKey, Seat, Seats};
 pub use version::VersionStats;
 
 /// Whose requests somebody asks about.
@@ -47,6 +50,11 @@ impl Total {
     fn absorb(&self, other: &Total) {
         self.count.fetch_add(other.count(), Ordering::Relaxed);
         self.nanoseconds.fetch_add(other.nanoseconds(), Ordering::Relaxed);
+    }
+
+    fn clear(&self) {
+        self.count.store(0, Ordering::Relaxed);
+        self.nanoseconds.store(0, Ordering::Relaxed);
     }
 
     /// How often.
@@ -92,6 +100,10 @@ impl Gauge {
         self.0.fetch_add(other.get(), Ordering::Relaxed);
     }
 
+    fn clear(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
     /// The number.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -112,6 +124,10 @@ impl Failures {
         for code in Code::ALL {
             self.0[code as usize - 1].fetch_add(other.get(code), Ordering::Relaxed);
         }
+    }
+
+    fn clear(&self) {
+        self.0.iter().for_each(|counter| counter.store(0, Ordering::Relaxed));
     }
 
     /// How many ended with `code`.
@@ -158,6 +174,11 @@ impl Histogram {
             bucket.fetch_add(count, Ordering::Relaxed);
         }
         self.sum_ns.fetch_add(other.sum_ns(), Ordering::Relaxed);
+    }
+
+    fn clear(&self) {
+        self.buckets.iter().for_each(|bucket| bucket.store(0, Ordering::Relaxed));
+        self.sum_ns.store(0, Ordering::Relaxed);
     }
 
     /// Counts per bucket, the last one above all bounds.

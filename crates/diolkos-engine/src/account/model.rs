@@ -51,7 +51,7 @@ impl ModelStats {
         sum
     }
 
-    fn absorb(&self, other: &ModelStats) {
+    pub(super) fn absorb(&self, other: &ModelStats) {
         // By name, so that a counter that is new is not forgotten here.
         let ModelStats {
             success,
@@ -79,6 +79,33 @@ impl ModelStats {
         self.pending.absorb(pending);
         self.latency.absorb(latency);
         self.last_success.fetch_max(last_success.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Begins anew. Only where nobody else counts.
+    pub(super) fn clear(&self) {
+        let ModelStats {
+            success,
+            fail,
+            failures,
+            queue,
+            compute_input,
+            compute_infer,
+            compute_output,
+            inferences,
+            executions,
+            pending,
+            latency,
+            last_success,
+        } = self;
+        for total in [success, fail, queue, compute_input, compute_infer, compute_output] {
+            total.clear();
+        }
+        failures.clear();
+        pending.clear();
+        latency.clear();
+        for counter in [inferences, executions, last_success] {
+            counter.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Counts a request that succeeded at `now` with `rows` rows; `latency` is from submission to reply.

@@ -3,41 +3,94 @@
 //!
 //! A request is counted once, in its tenant's account. What everybody did is the sum of all accounts, made when somebody
 //! asks for it: requests pay for one account, and tenants don't fight over the same counters.
+//!
+//! Places of tenants that are gone are given on. The first request of the new tenant finds the account of the old one there,
+//! adds it to what all who are gone did, and begins at zero. By then nobody else looks at it: a place is free when the last
+//! session and the last job of its tenant are gone.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::by_tenant::ByTenant;
+use super::seat::AccountKey;
 use super::{Histogram, ModelStats};
-use crate::sched::TenantKey;
 
 /// What happened to one version of one model. Survives a reload of the version.
 #[derive(Debug, Default)]
 pub struct VersionStats {
     /// Of those who used it.
-    tenants: ByTenant<ModelStats>,
+    tenants: ByTenant<Account>,
+    /// What tenants did that are gone. Locked while an account changes hands, and by whoever wants the sum of all, so
+    /// that nothing is in it twice.
+    departed: Mutex<ModelStats>,
     service: Service,
+}
+
+/// An account, and whose it is.
+#[derive(Debug)]
+struct Account {
+    /// A tenant's key, or [`Account::NOBODY`].
+    owner: AtomicU64,
+    stats: ModelStats,
+}
+
+impl Account {
+    const NOBODY: u64 = u64::MAX;
+
+    fn is_of(&self, account: AccountKey) -> bool {
+        // Acquire: whoever sees the owner sees the counters at zero.
+        self.owner.load(Ordering::Acquire) == account.owner().0
+    }
+}
+
+impl Default for Account {
+    fn default() -> Account {
+        Account { owner: AtomicU64::new(Account::NOBODY), stats: ModelStats::default() }
+    }
 }
 
 impl VersionStats {
     /// The account that requests of the tenant are counted in.
-    pub(crate) fn of(&self, tenant: TenantKey) -> &ModelStats {
-        self.tenants.of(tenant)
+    pub(crate) fn of(&self, tenant: AccountKey) -> &ModelStats {
+        let account = self.tenants.of(tenant.seat());
+        if !account.is_of(tenant) {
+            self.hand_over(account, tenant);
+        }
+        &account.stats
+    }
+
+    #[cold]
+    fn hand_over(&self, account: &Account, tenant: AccountKey) {
+        let departed = self.departed();
+        if !account.is_of(tenant) {
+            departed.absorb(&account.stats);
+            account.stats.clear();
+            account.owner.store(tenant.owner().0, Ordering::Release);
+        }
+    }
+
+    fn departed(&self) -> MutexGuard<'_, ModelStats> {
+        // Nothing panics while it holds the lock.
+        self.departed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What happened to requests of the tenant until now. Asking for it makes no account.
-    pub(crate) fn own(&self, tenant: TenantKey) -> ModelStats {
-        ModelStats::sum(self.tenants.find(tenant))
+    pub(crate) fn own(&self, tenant: AccountKey) -> ModelStats {
+        let account = self.tenants.find(tenant.seat()).filter(|account| account.is_of(tenant));
+        ModelStats::sum(account.map(|account| &account.stats))
     }
 
     /// What happened to everybody's requests until now.
     #[must_use]
     pub fn everybody(&self) -> ModelStats {
-        ModelStats::sum(self.tenants.all())
+        let departed = self.departed();
+        let accounts = self.tenants.all().map(|account| &account.stats);
+        ModelStats::sum(accounts.chain([&*departed]))
     }
 
     /// Counts one run of the operation for the tenant; it took `time` on its device.
-    pub(crate) fn executed(&self, tenant: TenantKey, time: Duration) {
+    pub(crate) fn executed(&self, tenant: AccountKey, time: Duration) {
         self.of(tenant).executed();
         self.service.add(time);
     }
@@ -78,9 +131,14 @@ mod tests {
     use diolkos_types::Code;
 
     use super::*;
+    use crate::sched::TenantKey;
 
-    const A: TenantKey = TenantKey(0);
-    const B: TenantKey = TenantKey(7);
+    const fn key(seat: u32, owner: u64) -> AccountKey {
+        AccountKey::new(seat, TenantKey(owner))
+    }
+
+    const A: AccountKey = key(0, 0);
+    const B: AccountKey = key(7, 9);
 
     #[test]
     fn everybody_is_the_sum_and_asking_makes_no_account() {
@@ -91,8 +149,37 @@ mod tests {
         assert_eq!((stats.own(A).fail.nanoseconds(), stats.own(B).fail.nanoseconds()), (3, 4));
         assert_eq!((stats.everybody().fail.count(), stats.everybody().fail.nanoseconds()), (2, 7));
         assert_eq!(stats.own(A).executions.into_inner(), 0);
-        assert_eq!(stats.own(TenantKey(3)).fail.count(), 0);
+        assert_eq!(stats.own(key(3, 3)).fail.count(), 0);
         assert_eq!(stats.tenants.all().count(), 2);
+    }
+
+    #[test]
+    fn a_place_that_is_given_on_begins_at_zero_and_the_sum_keeps_everything() {
+        let stats = VersionStats::default();
+        stats.executed(A, Duration::ZERO);
+        stats.of(A).failed(Code::Busy, Duration::from_nanos(3));
+        let later = key(A.seat(), 100);
+        assert_eq!(stats.own(later).fail.count(), 0, "before it asked for anything");
+        stats.of(later).failed(Code::Busy, Duration::from_nanos(4));
+        assert_eq!(stats.own(later).fail.nanoseconds(), 4);
+        assert_eq!(stats.own(A).fail.count(), 0, "whoever is gone has nothing");
+        let sum = stats.everybody();
+        assert_eq!((sum.fail.nanoseconds(), sum.failures.get(Code::Busy)), (7, 2));
+        assert_eq!(sum.executions.into_inner(), 1);
+    }
+
+    #[test]
+    fn the_first_requests_of_a_new_tenant_race_and_none_is_lost() {
+        let stats = VersionStats::default();
+        for owner in 0..50 {
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| stats.executed(key(0, owner), Duration::ZERO));
+                }
+            });
+            assert_eq!(stats.own(key(0, owner)).executions.into_inner(), 4);
+        }
+        assert_eq!(stats.everybody().executions.into_inner(), 200);
     }
 
     #[test]

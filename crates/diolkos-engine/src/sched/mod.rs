@@ -38,9 +38,9 @@ use queue::TurnQueue;
 /// Nanoseconds since an origin that the caller chose.
 pub type Nanos = u64;
 
-/// The scheduler's name for a tenant.
+/// The scheduler's name for a tenant; no other tenant ever gets the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TenantKey(pub u32);
+pub struct TenantKey(pub u64);
 
 /// A job as the scheduler sees it.
 #[derive(Clone, Copy, Debug)]

@@ -142,7 +142,7 @@ impl Model {
 /// What a test does next; indices choose among what is there.
 #[derive(Clone, Debug)]
 enum Move {
-    Arrive { tenant: u32, class: Class, deadline_in: Option<u64>, run_here: bool, share: Share },
+    Arrive { tenant: u64, class: Class, deadline_in: Option<u64>, run_here: bool, share: Share },
     Finish { which: usize },
     Cancel { which: usize },
     Pass { time: u64 },
@@ -151,7 +151,7 @@ enum Move {
 fn moves() -> impl Strategy<Value = Move> {
     let class = prop_oneof![Just(Class::Interactive), Just(Class::Standard), Just(Class::Batch)];
     prop_oneof![
-        5 => (0u32..4, class, proptest::option::of(0u64..60), any::<bool>(), shares()).prop_map(
+        5 => (0u64..4, class, proptest::option::of(0u64..60), any::<bool>(), shares()).prop_map(
             |(tenant, class, deadline_in, run_here, share)| {
                 Move::Arrive { tenant, class, deadline_in, run_here, share }
             }
@@ -250,7 +250,7 @@ proptest! {
     }
 }
 
-fn arrival(job: u64, tenant: u32) -> Event {
+fn arrival(job: u64, tenant: u64) -> Event {
     Event::Arrive(Arrival {
         job: JobId(job),
         tenant: TenantKey(tenant),
@@ -272,7 +272,7 @@ fn tenants_take_turns_however_much_one_of_them_sends() {
     scheduler.step(0, arrival(101, 1), &mut actions);
     actions.clear();
     for job in [0, 1, 100, 2] {
-        scheduler.step(0, Event::Finish(JobId(job), TenantKey(u32::from(job >= 100))), &mut actions);
+        scheduler.step(0, Event::Finish(JobId(job), TenantKey(u64::from(job >= 100))), &mut actions);
     }
     let started = [1, 100, 2, 101].map(|job| Action::Start(JobId(job)));
     assert_eq!(actions, started);

@@ -40,11 +40,14 @@ pub(crate) struct Rights {
     pub(crate) bodies_memory_max: u64,
     /// May read the metrics, and with them what happened to everybody's requests.
     pub(crate) metrics: bool,
+    /// May add, change and remove tenants.
+    pub(crate) admin: bool,
 }
 
 impl Rights {
-    const ALL: Rights = Rights { connections_max: u64::MAX, bodies_memory_max: u64::MAX, metrics: true };
-    const NONE: Rights = Rights { connections_max: 0, bodies_memory_max: 0, metrics: false };
+    const ALL: Rights =
+        Rights { connections_max: u64::MAX, bodies_memory_max: u64::MAX, metrics: true, admin: true };
+    const NONE: Rights = Rights { connections_max: 0, bodies_memory_max: 0, metrics: false, admin: false };
 }
 
 /// A certificate has names of two tenants.
@@ -84,6 +87,7 @@ impl Directory {
                 connections_max: tenant.connections_max.unwrap_or(u64::MAX),
                 bodies_memory_max: tenant.requests_memory_max.map_or(u64::MAX, |size| size.get()),
                 metrics: tenant.metrics,
+                admin: tenant.admin,
             };
             directory.rights.insert(id.clone(), rights);
             directory.uids.extend(tenant.uids.iter().map(|&uid| (uid, id.clone())));
@@ -161,18 +165,17 @@ impl Directory {
     }
 }
 
-/// Tells the engine what tenants may. Those that the settings of before had and these do not may nothing from now on.
-pub(crate) fn tell_engine(engine: &Engine, before: Option<&Settings>, settings: &Settings) {
+/// Tells the engine what tenants may. Those that the settings of before had and these do not are forgotten, and returned.
+pub(crate) fn tell_engine(engine: &Engine, before: Option<&Settings>, settings: &Settings) -> Vec<TenantId> {
     let wanted = policies(settings);
-    if let Some(before) = before {
-        let names: HashSet<&TenantId> = wanted.iter().map(|(id, _)| id).collect();
-        for (gone, _) in policies(before).iter().filter(|(id, _)| !names.contains(id)) {
-            engine.set_policy(gone, Policy::nothing());
-        }
-    }
+    let names: HashSet<&TenantId> = wanted.iter().map(|(id, _)| id).collect();
+    let before = before.map(policies).unwrap_or_default().into_iter().map(|(id, _)| id);
+    let gone: Vec<TenantId> = before.filter(|id| !names.contains(id)).collect();
+    gone.iter().for_each(|gone| engine.forget(gone));
     for (id, policy) in wanted {
         engine.set_policy(&id, policy);
     }
+    gone
 }
 
 fn policies(settings: &Settings) -> Vec<(TenantId, Policy)> {
@@ -231,7 +234,10 @@ mod tests {
         peer.of_listener = Some(TenantId::new("gone"));
         assert_eq!(directory.claim(&peer), Claim::Nobody, "even though anybody else would be a guest");
         let rights = directory.rights(&TenantId::new("user"));
-        assert_eq!(rights, Rights { connections_max: 3, bodies_memory_max: 1 << 20, metrics: true });
+        assert_eq!(
+            rights,
+            Rights { connections_max: 3, bodies_memory_max: 1 << 20, metrics: true, admin: false }
+        );
         assert_eq!(directory.rights(&TenantId::new("gone")), Rights::NONE);
     }
 

@@ -38,6 +38,15 @@ pub(super) enum Unknown {
 }
 
 impl Callers {
+    /// Ends the session of a tenant that is no longer served, if one of its tokens came here.
+    pub(super) fn forget(&self, tenant: &TenantId) {
+        let mut by_token = self.by_token.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended: Vec<_> = by_token.extract_if(.., |(known, _)| known == tenant).collect();
+        // Outside of the lock: ending a session cancels what it has in flight.
+        drop(by_token);
+        drop(ended);
+    }
+
     /// Whose a request with this `authorization` is.
     pub(super) fn context(&self, authorization: Option<&[u8]>) -> Result<ConnectionContext, Unknown> {
         let session = self.session(authorization)?;

@@ -67,6 +67,11 @@ async fn at_least(stop: &mut watch::Receiver<Stop>, stage: Stop) {
     let _ = stop.wait_for(|now| *now >= stage).await;
 }
 
+/// Returns once nothing more is accepted.
+pub(crate) async fn draining(mut stop: watch::Receiver<Stop>) {
+    at_least(&mut stop, Stop::Drain).await;
+}
+
 /// Everything that connections share.
 #[derive(Clone)]
 pub(crate) struct Rim {
@@ -129,6 +134,12 @@ impl Rim {
                 Err(error) => tracing::debug!(address = %listener.bound(), %error, "accepting failed"),
             }
         }
+    }
+
+    /// A tenant is no longer served: its connections are cut, and its sessions end with them.
+    pub(crate) fn end_tenant(&self, tenant: &TenantId) {
+        self.table.end_tenant(tenant);
+        self.sessions.forget(tenant);
     }
 
     fn admit(&self, socket: Socket, mut peer: Peer, tls: Option<&Arc<Tls>>) {
@@ -202,6 +213,7 @@ impl Rim {
         tokio::select! {
             biased;
             () = at_least(&mut stop, Stop::Cut) => {}
+            () = entry.connection().evicted() => {}
             () = native.serve(replay, self.stop.clone()) => {}
         }
     }
@@ -396,14 +408,15 @@ impl Serving {
             return self.rim.serve_native(socket, self.peer, &replay, &self.entry).await;
         }
         let Serving { rim, peer, entry, timeouts, .. } = self;
-        let callers = Callers {
+        let callers = Arc::new(Callers {
             app: rim.app.clone(),
             sessions: rim.sessions.clone(),
             peer,
             place: entry.place(),
             by_transport: lease,
             by_token: Mutex::default(),
-        };
+        });
+        connection.serves(&callers);
         let service = ConnService {
             app: rim.app.clone(),
             fronts: rim.fronts.clone(),

@@ -13,6 +13,7 @@
 //! | `socket` | the stream of bytes, watched |
 //! | `tls` | certificates from files, and the handshake |
 //! | `watchdog` | the timer of a connection |
+//! | `doors` | sockets that come and go with their tenants |
 //! | `conn` | one connection: HTTP/1.1 or HTTP/2, its timers, its end |
 //! | `callers` | who asks: whoever the transport proves, or whose token comes with a request |
 //! | `service` | one request: context in, fronts, reply out |
@@ -27,6 +28,7 @@ mod authority;
 mod body;
 mod callers;
 mod conn;
+mod doors;
 mod framing;
 mod listener;
 pub(crate) mod open_files;
@@ -47,7 +49,8 @@ pub use tls::TlsError;
 pub(crate) use activity::Expired;
 pub(crate) use address::prepare_default;
 pub(crate) use body::{Budget, Fault, fault_of};
-pub(crate) use conn::{Rim, Stop};
+pub(crate) use conn::{Rim, Stop, draining};
+pub(crate) use doors::{Doors, Prepared};
 pub(crate) use listener::Listener;
 pub(crate) use peer::{Peer, Transport};
 pub(crate) use refuse::{Refusal, Unproven};

@@ -44,7 +44,7 @@ pub(super) struct Fronts {
 pub(super) struct ConnService {
     pub(super) app: Arc<App>,
     pub(super) fronts: Fronts,
-    pub(super) callers: Callers,
+    pub(super) callers: Arc<Callers>,
     pub(super) connection: Arc<ConnState>,
     pub(super) requests: AtomicU64,
 }

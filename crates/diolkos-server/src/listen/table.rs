@@ -3,13 +3,14 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use diolkos_types::TenantId;
 use tokio::sync::Notify;
 
 use super::activity::Activity;
+use super::callers::Callers;
 use crate::limits;
 
 /// A connection, as others see it.
@@ -20,6 +21,8 @@ pub(super) struct ConnState {
     activity: Mutex<Activity>,
     evicted: AtomicBool,
     evict: Notify,
+    /// Whose requests come over it, once it is clear that it is HTTP.
+    callers: OnceLock<Weak<Callers>>,
 }
 
 impl ConnState {
@@ -29,6 +32,7 @@ impl ConnState {
             activity: Mutex::new(Activity::new(Instant::now())),
             evicted: AtomicBool::new(false),
             evict: Notify::new(),
+            callers: OnceLock::new(),
         }
     }
 
@@ -41,7 +45,13 @@ impl ConnState {
         self.activity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns once somebody chose this connection to make room.
+    /// Says whose requests come over it.
+    pub(super) fn serves(&self, callers: &Arc<Callers>) {
+        // A connection is asked once what it speaks.
+        let _ = self.callers.set(Arc::downgrade(callers));
+    }
+
+    /// Returns once somebody chose this connection to make room, or its tenant is no longer served.
     pub(super) async fn evicted(&self) {
         self.evict.notified().await;
     }
@@ -112,6 +122,27 @@ impl Table {
         self.lock().evict_longest_idle().is_ok()
     }
 
+    /// Ends the connections of a tenant, busy or not, and its sessions on those that it shares with others.
+    pub(super) fn end_tenant(&self, tenant: &TenantId) {
+        let mut state = self.lock();
+        let own = Some(tenant.clone());
+        let (its, others): (Vec<_>, Vec<_>) =
+            state.connections.values().cloned().partition(|connection| connection.tenant() == own);
+        for connection in its {
+            state.evict(&connection);
+        }
+        drop(state);
+        // Outside of the lock: ending a session cancels what it has in flight.
+        for callers in others.iter().filter_map(|connection| connection.callers.get()?.upgrade()) {
+            callers.forget(tenant);
+        }
+    }
+
+    /// Connections of a tenant.
+    pub(crate) fn of_tenant(&self, tenant: &TenantId) -> u64 {
+        self.lock().counts.get(&Some(tenant.clone())).map_or(0, |counts| counts.all)
+    }
+
     /// Connections there are.
     pub(crate) fn len(&self) -> usize {
         self.lock().connections.len()
@@ -158,13 +189,19 @@ impl State {
         });
         let idle = candidates.filter_map(|other| Some((other.activity().idle_since()?, other)));
         let (_, longest) = idle.min_by_key(|(since, _)| *since).ok_or(Full)?;
-        // Only this function sets it, under the table's lock.
-        longest.evicted.store(true, Ordering::Relaxed);
-        longest.evict.notify_one();
-        let tenant = longest.tenant();
-        self.counts.entry(tenant).or_default().evicting += 1;
-        self.evicting += 1;
+        let longest = longest.clone();
+        self.evict(&longest);
         Ok(())
+    }
+
+    /// Tells a connection of this table to close.
+    fn evict(&mut self, connection: &ConnState) {
+        // Only this function sets it, under the table's lock.
+        if !connection.evicted.swap(true, Ordering::Relaxed) {
+            connection.evict.notify_one();
+            self.counts.entry(connection.tenant()).or_default().evicting += 1;
+            self.evicting += 1;
+        }
     }
 }
 
@@ -320,6 +357,24 @@ mod tests {
         drop((first, second, third));
         gone.belongs_to(&a, 1).unwrap();
         assert!(table.lock().counts.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_tenant_that_is_gone_loses_its_connections_busy_or_not() {
+        let table = Arc::new(Table::default());
+        let id = |name: &str| Some(TenantId::new(name));
+        let (idle, _) = table.enter(id("gone"), 9, 9).unwrap();
+        let (busy, _) = table.enter(id("gone"), 9, 9).unwrap();
+        busy.connection().activity().request_began(0);
+        let (other, _) = table.enter(id("other"), 9, 9).unwrap();
+        table.end_tenant(&TenantId::new("gone"));
+        table.end_tenant(&TenantId::new("gone"));
+        idle.connection().evicted().await;
+        busy.connection().evicted().await;
+        assert!(!other.connection().evicted.load(Ordering::Relaxed));
+        assert_eq!((table.of_tenant(&TenantId::new("gone")), table.lock().evicting), (2, 2));
+        drop((idle, busy));
+        assert_eq!((table.of_tenant(&TenantId::new("gone")), table.lock().evicting), (0, 0));
     }
 
     #[test]

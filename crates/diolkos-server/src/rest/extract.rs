@@ -24,6 +24,12 @@ pub(super) struct Target {
 /// A request that no handler gets to see.
 pub(super) struct Rejected(HttpError);
 
+impl From<HttpError> for Rejected {
+    fn from(error: HttpError) -> Rejected {
+        Rejected(error)
+    }
+}
+
 impl IntoResponse for Rejected {
     fn into_response(self) -> axum::response::Response {
         reply::error(self.0)
@@ -80,8 +86,12 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 }
 
 fn session_of(parts: &Parts) -> Result<Arc<ClientSession>, Rejected> {
-    let context = parts.extensions.get::<ConnectionContext>();
-    context.map(|context| context.session.clone()).ok_or_else(|| {
+    context_of(parts).map(|context| context.session)
+}
+
+/// Whose a request is, and how it came.
+pub(super) fn context_of(parts: &Parts) -> Result<ConnectionContext, Rejected> {
+    parts.extensions.get::<ConnectionContext>().cloned().ok_or_else(|| {
         // Our mistake: `listen` puts it into every request.
         tracing::error!("a request without a session reached the REST front");
         Rejected(Status::new(Code::Internal, "the request belongs to no session").into())

@@ -16,6 +16,7 @@
 //! | `models` | metadata, configuration, readiness, statistics |
 //! | `repository` | index, load, unload |
 //! | `shared_memory` | regions: status, register, unregister |
+//! | `tenants` | tenants, for whoever may change them |
 //! | `diolkos` | our own routes and the timing header |
 //!
 //! Invariants: every answer is JSON (or JSON with tensors behind it), errors are `{"error": "..."}`; nothing
@@ -34,6 +35,7 @@ pub(crate) mod reply;
 mod repository;
 pub(crate) mod rope;
 mod shared_memory;
+mod tenants;
 
 use std::sync::Arc;
 
@@ -92,6 +94,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     router
         .merge(shared_memory::routes())
         .merge(diolkos::routes())
+        .merge(tenants::routes())
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn(pass_trace_on))

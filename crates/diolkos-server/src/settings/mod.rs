@@ -8,6 +8,7 @@ mod listen;
 mod parse;
 pub mod reload;
 mod suggest;
+mod tenant_text;
 mod tenants;
 mod tls;
 mod units;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use listen::Listen;
 pub use parse::{Diagnostic, SettingsError};
+pub(crate) use tenant_text::{tenants_from_toml, tenants_to_toml};
 pub use tenants::{ClassName, LeaseKind, LeaseSettings, TenantSettings};
 pub use tls::TlsFiles;
 pub use units::{Interval, LogFormat, LogLevel, Mode, RequestRate, Size, UnitError};
@@ -40,6 +42,9 @@ pub struct Settings {
     /// Who may connect, and what they may have. Default: one, named `default`, who may have everything and is the user that
     /// the daemon runs as.
     pub tenants: BTreeMap<String, TenantSettings>,
+    /// File that keeps tenants over a restart which were added while the daemon ran. Default: none, so that they are gone
+    /// then.
+    pub tenants_file: Option<PathBuf>,
     /// Models: where they are and what they may use.
     pub models: Models,
     /// Bounds of connections and requests.
@@ -175,6 +180,7 @@ impl Default for Settings {
             linger: Interval::seconds(5),
             anonymous: None,
             tenants: BTreeMap::new(),
+            tenants_file: None,
             models: Models::default(),
             limits: Limits::default(),
             engine: EngineSettings::default(),
@@ -270,6 +276,11 @@ impl Settings {
         }
     }
 
+    /// What is wrong with values that the types allow, a sentence each.
+    pub(crate) fn broken_rules(&self) -> Vec<String> {
+        parse::broken_rules(self).into_iter().map(|(_, message)| message).collect()
+    }
+
     fn resolve(&mut self, base: &Path) {
         let paths = self
             .models
@@ -277,7 +288,8 @@ impl Settings {
             .iter_mut()
             .chain(&mut self.models.files)
             .chain(&mut self.models.store_dir)
-            .chain(&mut self.audit.file);
+            .chain(&mut self.audit.file)
+            .chain(&mut self.tenants_file);
         // Empty says something else than the directory of the settings.
         let memory = Some(&mut self.shared_memory.directory).filter(|path| !path.as_os_str().is_empty());
         for path in paths.chain(memory) {
@@ -289,6 +301,9 @@ impl Settings {
             if let Some(tls) = &mut listen.tls {
                 tls.resolve(base);
             }
+        }
+        for socket in self.tenants.values_mut().flat_map(|tenant| &mut tenant.sockets) {
+            socket.resolve(base);
         }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Three passes, each over the same text: syntax and unknown keys, types and units, rules between values.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -213,7 +213,7 @@ fn find<'t, 'i>(tree: &'t DeTable<'i>, key: &str) -> Option<(Range<usize>, &'t D
 }
 
 /// What the types alone do not say. Each complaint names the key that it is about.
-fn broken_rules(settings: &Settings) -> Vec<(String, String)> {
+pub(super) fn broken_rules(settings: &Settings) -> Vec<(String, String)> {
     let mut broken = Vec::new();
     let mut rule = |key: &'static str, holds: bool, wants: String| {
         if !holds {
@@ -296,6 +296,15 @@ fn broken_names(settings: &Settings, broken: &mut Vec<(String, String)>) {
     }
     for name in settings.listen.iter().filter_map(|listen| listen.tenant.as_deref()) {
         tenant_of("listen", name);
+    }
+    let mut sockets = HashSet::new();
+    for listen in settings.listen.iter().filter(|listen| matches!(listen.address, Address::Unix(_))) {
+        sockets.insert(&listen.address);
+    }
+    for (name, tenant) in &settings.tenants {
+        for socket in tenant.sockets.iter().filter(|socket| !sockets.insert(socket)) {
+            broken.push((format!("tenants.{name}.sockets"), format!("`{socket}` is listened on twice")));
+        }
     }
     for listen in &settings.listen {
         let is_unix = matches!(listen.address, Address::Unix(_));

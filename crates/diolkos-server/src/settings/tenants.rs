@@ -7,13 +7,18 @@ use std::hash::Hash;
 use diolkos_engine::{Class, Lease, Patterns, Policy, Rate, Share};
 use serde::{Deserialize, Serialize};
 
-use super::units::{Interval, RequestRate, Size};
+use super::units::{Interval, Mode, RequestRate, Size};
 use crate::identity::{CertificateName, CgroupPattern, TokenHash};
+use crate::listen::Address;
 
 /// Who it is, what it may have together, and its leases.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TenantSettings {
+    /// Unix sockets of its own: whoever connects there is this tenant. Default none.
+    pub sockets: Vec<Address>,
+    /// Permissions of these, octal. Default `socket_mode`.
+    pub socket_mode: Option<Mode>,
     /// Processes in these control groups (version 2) and below. Default none.
     pub cgroups: Vec<CgroupPattern>,
     /// Processes of these users, on unix sockets and on TCP within this host. Default none.
@@ -40,6 +45,8 @@ pub struct TenantSettings {
     pub load: bool,
     /// May read `/metrics`, which tell about everybody. Default `false`.
     pub metrics: bool,
+    /// May add, change and remove tenants while the daemon runs, from unix sockets. Default `false`.
+    pub admin: bool,
     /// What it may use. Default nothing.
     pub leases: BTreeMap<String, LeaseSettings>,
 }
@@ -86,6 +93,26 @@ pub enum ClassName {
 }
 
 impl TenantSettings {
+    /// The one tenant that there is where the settings name none: this user, who may have everything.
+    #[must_use]
+    pub fn only(uid: u32) -> TenantSettings {
+        let everything = || vec!["*".to_owned()];
+        let all = LeaseSettings {
+            kind: Some(LeaseKind::Compute),
+            models: everything(),
+            operations: everything(),
+            ..LeaseSettings::default()
+        };
+        TenantSettings {
+            uids: vec![uid],
+            load: true,
+            metrics: true,
+            admin: true,
+            leases: BTreeMap::from([("all".to_owned(), all)]),
+            ..TenantSettings::default()
+        }
+    }
+
     /// For the engine.
     #[must_use]
     pub fn policy(&self) -> Policy {
@@ -139,6 +166,14 @@ pub(super) fn broken_rules(
         if !is_name(name) {
             let rule = "is no name: letters, digits, `.`, `_` and `-` are possible, 64 of them, and a letter or digit comes first";
             broken(format!("tenants.{name}"), format!("`{}` {rule}", shown(name)));
+        }
+        for socket in &tenant.sockets {
+            if !matches!(socket, Address::Unix(_)) {
+                let text = format!(
+                    "`{socket}` is no unix socket; an address on TCP stands in `listen`, with its `tenant`"
+                );
+                broken(key("sockets"), text);
+            }
         }
         for uid in &tenant.uids {
             once(&mut uids, *uid, name, |other| {

@@ -243,7 +243,7 @@ impl fmt::Display for RequestRate {
 }
 
 /// Permissions of a file, written in octal: `"0600"`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Mode(u32);
 

@@ -143,6 +143,16 @@ impl Client {
         self.json(Method::GET, path, Bytes::new()).await
     }
 
+    /// Sends JSON, or nothing, to a path, and reads JSON.
+    pub async fn send<T: DeserializeOwned>(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, ClientError> {
+        self.json(method, path, body).await
+    }
+
     async fn json<T: DeserializeOwned>(
         &mut self,
         method: Method,
@@ -258,7 +268,7 @@ fn model_path(model: &str, version: Option<&str>) -> String {
 }
 
 /// One segment of a path, with everything escaped that RFC 3986 does not leave alone.
-fn escape(segment: &str) -> String {
+pub(crate) fn escape(segment: &str) -> String {
     use std::fmt::Write as _;
     let mut escaped = String::with_capacity(segment.len());
     for byte in segment.bytes() {

@@ -13,6 +13,7 @@ mod infer;
 mod tls;
 
 pub use address::{Address, ParseAddressError};
+pub(crate) use api::escape;
 pub use api::{
     Client, Indexed, ModelConfigView, ModelDetails, ModelMetadata, ModelStatistics, Rehearsal, TensorMetadata,
 };

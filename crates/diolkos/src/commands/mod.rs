@@ -11,6 +11,7 @@ mod rehearse;
 mod run;
 mod serve;
 mod show;
+pub(crate) mod tenant;
 mod token;
 
 use std::io::Write;
@@ -35,6 +36,8 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::BenchBaseline(args) => bench::run_baseline(&args),
         Command::BenchPeer(args) => bench::run_peer(&args),
         Command::Token(args) => token::run(&args),
+        Command::Tenant(args) => tenant::run(&args),
+        Command::Lease(args) => tenant::run_lease(&args),
         Command::Demo(args) => demo::run(&args),
         Command::DemoClient(args) => demo::client::run(&args),
         Command::Rehearse => return Ok(rehearse::run()),

@@ -109,6 +109,7 @@ fn of_daemon(error: &DaemonError) -> Failure {
             failure.help("is another daemon running? `diolkos doctor` looks; --listen names another address")
         }
         DaemonError::Engine(_)
+        | DaemonError::Tenants(_)
         | DaemonError::Audit(_)
         | DaemonError::System { .. }
         | DaemonError::SecondSignal { .. } => failure,
