@@ -128,11 +128,14 @@ impl Session {
         if allowed { Ok(()) } else { Err(status::no_such_model(name)) }
     }
 
-    /// What a request would be answered now whatever it asks for, because its tenant sends too many: so that a front
-    /// need not read a large one first. It charges nothing.
+    /// What a request is answered now whatever it asks for, because its tenant sends too many: so that a front need not
+    /// read and decode it first. It counts as a request that was refused, and must not be submitted then; one that may
+    /// come is charged when it is submitted.
     #[must_use]
-    pub fn over_rate(&self) -> Option<Status> {
-        self.inner.tenant.over_rate(Instant::now()).map(status::over_rate)
+    pub fn refuse_over_rate(&self) -> Option<Status> {
+        let refused = self.inner.tenant.over_rate(Instant::now()).map(status::over_rate)?;
+        self.inner.tenant.count_refusal(&refused);
+        Some(refused)
     }
 
     /// Charges its tenant for a region of so many bytes, until what comes back is dropped.

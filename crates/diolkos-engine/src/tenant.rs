@@ -76,6 +76,13 @@ impl Tenant {
         self.seat.key()
     }
 
+    /// Counts a request that never became one.
+    pub(crate) fn count_refusal(&self, status: &Status) {
+        self.requests.add(Duration::ZERO);
+        self.failures.add(status.code());
+        self.refused(status);
+    }
+
     /// Tells whoever watches that it was refused something.
     pub(crate) fn refused(&self, status: &Status) {
         if let Some(watch) = self.refusals.get() {

@@ -90,14 +90,14 @@ fn a_rate_is_kept_and_says_when_to_come_back() {
     let a = tenant(&engine, "a", Policy { rate, ..Policy::everything() });
     let b = tenant(&engine, "b", Policy::everything());
     let handle = a.open("same", None).unwrap();
-    assert!(a.over_rate().is_none());
+    assert!(a.refuse_over_rate().is_none());
     for _ in 0..3 {
         assert!(a.call(request(handle, 1)).result.is_ok());
     }
     let status = refused(a.call(request(handle, 1)));
     assert_eq!(status.code(), Code::Busy);
     assert!(status.retry_after().unwrap() > Duration::from_secs(3500), "{status:?}");
-    assert_eq!(a.over_rate().unwrap().code(), Code::Busy);
+    assert_eq!(a.refuse_over_rate().unwrap().code(), Code::Busy);
     // Another session of the same tenant is no way around it, and nobody else notices.
     let second = engine.open_session(&TenantId::new("a")).unwrap();
     let other = second.open("same", None).unwrap();

@@ -41,7 +41,7 @@ pub(crate) const TENANCY_ASKS_MAX: usize = 16;
 /// Tenants in the settings: each costs some memory for ever, and a node has tens of sandboxes, not ten thousands.
 pub(crate) const TENANTS_MAX: usize = 4096;
 
-/// Bodies larger than this are not read when their tenant sends too many requests. A smaller one is read all the same: an
+/// Bodies larger than this are not read when their tenant sends too many requests. A smaller one is passed over: an
 /// HTTP/1.1 client that is still sending when the answer comes may miss it.
 pub(crate) const UNREAD_BODY_BYTES_MIN: u64 = 1 << 20;
 

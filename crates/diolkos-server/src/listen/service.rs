@@ -12,6 +12,7 @@ use axum::body::Body;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Method, Request, Response, StatusCode};
 use diolkos_types::{Code, Status};
+use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use tower::ServiceExt as _;
 use tracing::Instrument as _;
@@ -26,7 +27,6 @@ use crate::audit::Action;
 use crate::logging::limited;
 use crate::metrics::Front;
 use crate::rest::error::HttpError;
-use crate::sessions::ClientSession;
 use crate::trace::{TRACEPARENT, TraceContext};
 use crate::{grpc, limits, rest};
 
@@ -77,8 +77,15 @@ impl hyper::service::Service<Request<Incoming>> for ConnService {
         };
         tracing::debug!(peer = %context.peer, tenant = %context.session.tenant(), method = %request.method(), path = request.uri().path(), "request");
         let session = context.session.clone();
-        if let Some(status) = over_rate(&session, front, &request) {
-            return self.turn_away(front, refusal(front, status), in_flight);
+        // Before anything is read or decoded: whoever sends a hundred times too much should cost as little as possible.
+        if infers(front, request.uri().path())
+            && let Some(status) = session.refuse_over_rate()
+        {
+            let reply = refusal(front, status);
+            if is_large(&request) {
+                return self.turn_away(front, reply, in_flight);
+            }
+            return self.pass_over(request.into_body(), front, reply, in_flight);
         }
         let metrics_denied =
             front == Front::Metrics && !self.app.directory().rights(session.tenant()).metrics;
@@ -118,26 +125,57 @@ impl hyper::service::Service<Request<Incoming>> for ConnService {
 }
 
 impl ConnService {
+    /// An answer that needs nothing of the request but its end: an HTTP/1.1 client that is still sending when the answer
+    /// comes may miss it. What comes is dropped.
+    fn pass_over(
+        &self,
+        mut body: Incoming,
+        front: Front,
+        reply: Response<Body>,
+        in_flight: InFlight,
+    ) -> Reply {
+        if body.is_end_stream() {
+            return self.turn_away(front, reply, in_flight);
+        }
+        let (app, timeout) = (self.app.clone(), self.app.settings().limits.body_timeout.get());
+        Box::pin(async move {
+            let passed = tokio::time::timeout(timeout, async {
+                while let Some(Ok(_)) = body.frame().await {}
+            });
+            let reply = match passed.await {
+                Ok(()) => reply,
+                Err(_) => body_fault(front, Fault::Slow),
+            };
+            app.counters.answered(front, reply.status());
+            Ok(reply.map(|body| ReplyBody::new(body, in_flight, free(), front == Front::Grpc)))
+        })
+    }
+
     /// An answer that needs nothing of the request.
     fn turn_away(&self, front: Front, reply: Response<Body>, in_flight: InFlight) -> Reply {
         self.app.counters.answered(front, reply.status());
-        // Short and made of constants, so it is charged to nobody.
-        let budget = Budget::new(u64::MAX);
-        let reply = reply.map(|body| ReplyBody::new(body, in_flight, budget, front == Front::Grpc));
+        let reply = reply.map(|body| ReplyBody::new(body, in_flight, free(), front == Front::Grpc));
         Box::pin(std::future::ready(Ok(reply)))
     }
 }
 
-/// Why a request with a large body need not be read, if its tenant sends too many. Smaller ones are refused by the engine.
-fn over_rate(session: &ClientSession, front: Front, request: &Request<Incoming>) -> Option<Status> {
-    let is_large =
-        request.body().size_hint().upper().is_none_or(|bytes| bytes >= limits::UNREAD_BODY_BYTES_MIN);
-    let infers = match front {
-        Front::Rest => request.uri().path().ends_with("/infer"),
-        Front::Grpc => request.uri().path().ends_with("/ModelInfer"),
+/// A budget for answers that are short and made of constants, which are charged to nobody.
+fn free() -> Arc<Budget> {
+    Budget::new(u64::MAX)
+}
+
+/// Whether a request is one that a tenant's rate counts. What comes on a stream is counted message by message, by the engine.
+fn infers(front: Front, path: &str) -> bool {
+    match front {
+        Front::Rest => path.ends_with("/infer"),
+        Front::Grpc => path.ends_with("/ModelInfer"),
         Front::Metrics => false,
-    };
-    (is_large && infers).then(|| session.over_rate()).flatten()
+    }
+}
+
+/// Whether a body is not worth reading for a request that is refused.
+fn is_large(request: &Request<Incoming>) -> bool {
+    request.body().size_hint().upper().is_none_or(|bytes| bytes >= limits::UNREAD_BODY_BYTES_MIN)
 }
 
 /// A status in the words of a front.
