@@ -16,6 +16,7 @@
 //! | `children`, `baseline` | servers as child processes, ours and bare ones |
 //! | `procfs`, `host` | CPU time, memory, foreign load; the machine |
 //! | `split` | where a server spent its time, by its own account |
+//! | `judge` | targets, and what can be said about them |
 //! | `load` | `bench load` |
 //! | `report` | `bench report` |
 //! | `channel` | `bench channel` |
@@ -29,6 +30,7 @@ mod closed;
 mod grpc;
 mod host;
 mod inproc;
+mod judge;
 mod latencies;
 mod load;
 mod open;
@@ -65,6 +67,14 @@ pub(super) fn run_baseline(args: &BaselineArgs) -> Result<Exit, Failure> {
 /// Runs `bench-peer`.
 pub(super) fn run_peer(args: &PeerArgs) -> Result<Exit, Failure> {
     channel::run_peer(args)
+}
+
+/// Many connections need many descriptors; if there are not enough, connecting fails and says so.
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 /// A runtime for so many clients: one thread for each, up to the number of cores.
