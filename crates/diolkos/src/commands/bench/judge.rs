@@ -2,7 +2,7 @@
 //! Targets of benches that measure all they compare in every round, and what can be said about them. Pure.
 //!
 //! A target is a bound on a number of each round; it is met or missed only if the whole interval for the median of
-//! all clean rounds is on one side of it.
+//! all clean rounds is on one side of it. What was counted and not measured is met or missed as it stands.
 
 use std::fmt::Write as _;
 
@@ -69,6 +69,17 @@ pub(super) fn measured(
     Judged { what: what.into(), target: bound.target(unit), found, unit, verdict }
 }
 
+/// Judges what was counted. `None` was not.
+pub(super) fn counted(
+    what: impl Into<String>,
+    bound: Bound,
+    unit: &'static str,
+    value: Option<f64>,
+) -> Judged {
+    let verdict = value.map_or(Verdict::Undecided, |value| bound.verdict(value, value));
+    Judged { what: what.into(), target: bound.target(unit), found: Spread::of(value), unit, verdict }
+}
+
 /// As `bench report` does.
 pub(super) fn exit(judged: &[Judged]) -> Exit {
     let any = |verdict| judged.iter().any(|judged| judged.verdict == verdict);
@@ -129,5 +140,26 @@ mod tests {
         assert_eq!(judge(&[1.0; 3]), Verdict::Undecided, "too few to say so");
         assert_eq!(judge(&[1.0, 1.0, 1.0, 1.0, 3.0, 3.0, 3.0, 3.0, 3.0]), Verdict::Undecided);
         assert_eq!(measured("x", Bound::AtLeast(2.0), "", vec![3.0; 9]).verdict, Verdict::Met);
+    }
+
+    #[test]
+    fn what_was_counted_needs_no_interval() {
+        let judge = |value| counted("x", Bound::AtMost(2.0), "", value).verdict;
+        assert_eq!(judge(Some(2.0)), Verdict::Met);
+        assert_eq!(judge(Some(2.1)), Verdict::Missed);
+        assert_eq!(judge(None), Verdict::Undecided);
+        assert_eq!(counted("x", Bound::AtLeast(2.0), "", Some(1.9)).verdict, Verdict::Missed);
+    }
+
+    #[test]
+    fn one_miss_is_a_problem_and_doubt_is_no_success() {
+        let with = |values: &[f64]| {
+            let judged: Vec<_> =
+                values.iter().map(|value| counted("x", Bound::AtMost(2.0), "", Some(*value))).collect();
+            exit(&judged)
+        };
+        assert_eq!(with(&[1.0, 3.0]), Exit::Problems);
+        assert_eq!(with(&[1.0]), Exit::Ok);
+        assert_eq!(exit(&[counted("x", Bound::AtMost(2.0), "", None)]), Exit::Failed);
     }
 }

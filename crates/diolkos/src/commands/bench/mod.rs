@@ -20,6 +20,7 @@
 //! | `load` | `bench load` |
 //! | `report` | `bench report` |
 //! | `channel` | `bench channel` |
+//! | `flood` | `bench flood` |
 
 mod args;
 mod baseline;
@@ -27,6 +28,7 @@ mod caller;
 mod channel;
 mod children;
 mod closed;
+mod flood;
 mod grpc;
 mod host;
 mod inproc;
@@ -45,6 +47,7 @@ mod tally;
 pub(crate) use args::BenchArgs;
 pub(crate) use baseline::BaselineArgs;
 pub(crate) use channel::PeerArgs;
+pub(crate) use flood::FlooderArgs;
 
 use args::BenchCommand;
 
@@ -56,6 +59,7 @@ pub(super) fn run(args: BenchArgs) -> Result<Exit, Failure> {
         BenchCommand::Load(args) => load::run(&args),
         BenchCommand::Report(args) => report::run(&args),
         BenchCommand::Channel(args) => channel::run(&args),
+        BenchCommand::Flood(args) => flood::run(&args),
     }
 }
 
@@ -67,6 +71,11 @@ pub(super) fn run_baseline(args: &BaselineArgs) -> Result<Exit, Failure> {
 /// Runs `bench-peer`.
 pub(super) fn run_peer(args: &PeerArgs) -> Result<Exit, Failure> {
     channel::run_peer(args)
+}
+
+/// Runs `bench-flooder`.
+pub(super) fn run_flooder(args: &FlooderArgs) -> Result<Exit, Failure> {
+    flood::run_flooder(args)
 }
 
 /// Many connections need many descriptors; if there are not enough, connecting fails and says so.
