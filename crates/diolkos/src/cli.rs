@@ -74,6 +74,9 @@ pub enum Command {
     /// The other process of `bench channel`
     #[command(hide = true)]
     BenchPeer(crate::commands::bench::PeerArgs),
+    /// The flooding process of `bench flood`
+    #[command(hide = true)]
+    BenchFlooder(crate::commands::bench::FlooderArgs),
     /// Load a model under limits, on behalf of a daemon
     #[command(hide = true)]
     Rehearse,

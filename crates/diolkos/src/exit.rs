@@ -25,7 +25,7 @@ pub enum Exit {
     Usage = 2,
     /// No daemon answers at the address.
     NoDaemon = 3,
-    /// `check` or `doctor` worked and found something that needs attention.
+    /// `check` or `doctor` worked and found something that needs attention, or `bench` missed a target.
     Problems = 4,
     /// `serve` could not start: settings, address or model repository.
     Start = 5,

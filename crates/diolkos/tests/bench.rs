@@ -151,6 +151,58 @@ fn people_get_a_table_and_a_file() {
     assert_eq!(json["target"], "inproc");
 }
 
+/// One short round of everything at once. What it says about times is not looked at.
+#[test]
+fn a_flood_is_refused_and_every_side_is_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = Command::new(PROGRAM)
+        .args([
+            "bench",
+            "flood",
+            "--rounds",
+            "1",
+            "--seconds",
+            "0.5",
+            "--only",
+            "all",
+            "--json",
+            "-",
+            "--out",
+        ])
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    // Met, missed or, from one round or a debug build, undecided.
+    assert!(matches!(output.status.code(), Some(0 | 1 | 4)), "{}: {told}", output.status);
+    let json: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {told}"));
+    let case = &json["cases"][0];
+    let round = &case["rounds"][0];
+    let count = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("{value} in {json:#}"));
+    // The limit refuses small requests, and memory or the limit refuse bodies.
+    let flood = &round["daemon"]["flood"];
+    assert!(count(&flood["answers"]["429"]) > 0 && count(&flood["cut"]) > 0, "{flood:#}");
+    assert!(count(&flood["connections"]) > 0 && count(&flood["held_max"]) > 0, "{flood:#}");
+    let dropped = &round["dropping"]["flood"];
+    assert!(count(&dropped["requests"]) > 0 && count(&dropped["bytes"]) > 0, "{dropped:#}");
+    assert_eq!(dropped["answers"], serde_json::json!({}), "whoever drops answers nothing");
+    assert!(round["none"]["flood"].is_null());
+    for side in ["daemon", "dropping", "none"] {
+        let quiet = &round[side]["quiet"];
+        assert!(count(&quiet["count"]) > 0 && count(&quiet["failed"]) == 0, "{side}: {quiet:#}");
+    }
+    for what in ["descriptors", "threads"] {
+        let most = count(&case["before"][what]) + count(&json["bounds"][what]);
+        assert!(count(&round["daemon"]["daemon"][what]) <= most, "{what}: {json:#}");
+    }
+    let kept: Value =
+        serde_json::from_slice(&std::fs::read(dir.path().join("performance/flood.json")).unwrap()).unwrap();
+    assert_eq!(kept, json);
+    let page = std::fs::read_to_string(dir.path().join("performance-flood.md")).unwrap();
+    assert!(page.contains("## Targets") && page.contains("| all | a server that drops |"), "{page}");
+}
+
 /// The pages in docs are what this program makes of the results beside them.
 #[test]
 fn the_published_pages_are_made_from_the_published_results() {

@@ -35,6 +35,7 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Bench(args) => bench::run(args),
         Command::BenchBaseline(args) => bench::run_baseline(&args),
         Command::BenchPeer(args) => bench::run_peer(&args),
+        Command::BenchFlooder(args) => bench::run_flooder(&args),
         Command::Token(args) => token::run(&args),
         Command::Tenant(args) => tenant::run(&args),
         Command::Lease(args) => tenant::run_lease(&args),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use diolkos_types::{DataType, Shape};
 
+use super::flood::Case;
 use super::schedule::Arrivals;
 use crate::cli::DaemonArgs;
 
@@ -27,6 +28,8 @@ pub enum BenchCommand {
     Report(ReportArgs),
     /// Measure the native channel against what this machine can do at best
     Channel(ChannelArgs),
+    /// Measure what one tenant notices of another that floods the daemon
+    Flood(FloodArgs),
 }
 
 /// By which way requests go.
@@ -149,6 +152,40 @@ pub struct ChannelArgs {
     /// `cargo xtask small-client` builds [default: this executable, which is far larger than a client]
     #[arg(long, value_name = "FILE")]
     pub client: Option<PathBuf>,
+}
+
+/// `bench flood`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A daemon with two tenants. One of them floods it, from a process that keeps to half of a core: with 100 times the
+requests that it may send, with huge bodies, with thousands of connections, with all of that. The other's latencies are
+compared with those beside the same flood sent to a server that only accepts and drops, turn by turn, and the daemon's
+memory, descriptors and threads with what its settings let the flood have. Rounds in which other programs used the
+machine are measured again. Needs a release build on a quiet machine.
+
+Exit codes: 0 every target is met, 4 one is missed, 1 something could not be concluded.")]
+pub struct FloodArgs {
+    /// Directory for performance-flood.md and performance/flood.json [default: write nothing]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Few and short rounds: a look, not a result
+    #[arg(long)]
+    pub quick: bool,
+    /// Clean rounds of each flood [default: 15, or 6 if quick]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub rounds: Option<u16>,
+    /// Length of each of the three measurements in a round, in seconds [default: 3, or 0.9 if quick]
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    pub seconds: Option<Duration>,
+    /// How many times its limit the flooding tenant sends, as far as its share of a core allows [default: 110]
+    #[arg(long, value_name = "N", value_parser = rate)]
+    pub times: Option<f64>,
+    /// Only these floods
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub only: Vec<Case>,
+    /// Also write the results as JSON; `-` = to standard output, alone
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
 }
 
 /// A part of the report.

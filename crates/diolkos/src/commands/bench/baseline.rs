@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the daemon is compared with: servers that do nothing but give the bytes back, each of them what a
-//! person would write with the same library in a quarter of an hour.
+//! What the daemon is compared with: servers that do nothing but give the bytes back, or not even that, each of them
+//! what a person would write with the same library in a quarter of an hour.
 //!
 //! * `tonic`: the same service and messages (the same generated types), tonic's own server and codec; the
 //!   request's `raw_input_contents` become the answer's `raw_output_contents`.
 //! * `axum`: the body comes back as it is.
+//! * `drop`: every connection is accepted, everything that comes is read and thrown away, nothing is answered, and the
+//!   connection is closed when the other side has. That is the least that somebody who listens can do about a flood.
 //!
-//! Both have the daemon's number of threads, its HTTP/2 windows and frame size, and its TCP_NODELAY.
+//! All have the daemon's number of threads, its HTTP/2 windows and frame size, and its TCP_NODELAY.
 
 use std::convert::Infallible;
 use std::io::Read as _;
-use std::task::{Context, Poll};
+use std::mem::MaybeUninit;
+use std::pin::pin;
+use std::task::{Context, Poll, ready};
 
 use axum::body::Bytes;
 use axum::extract::DefaultBodyLimit;
@@ -20,6 +24,7 @@ use clap::{Args, ValueEnum};
 use diolkos_server::grpc::pb::model_infer_response::InferOutputTensor;
 use diolkos_server::grpc::pb::{ModelInferRequest, ModelInferResponse};
 use diolkos_server::{daemon, limits};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::body::Body;
@@ -29,12 +34,16 @@ use tonic::transport::server::TcpIncoming;
 use tonic_prost::ProstCodec;
 
 use super::children::cannot;
+use super::raise_open_files;
 use super::rest::JSON_SIZE_HEADER;
 use crate::client::Address;
 use crate::exit::{Exit, Failure};
 
 /// Largest request that is taken: the daemon's default.
 const REQUEST_BYTES_MAX: usize = 64 << 20;
+
+/// What is read at once from what is thrown away.
+const DROPPED_BYTES: usize = 64 << 10;
 
 /// Which bare server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -43,6 +52,8 @@ pub enum Library {
     Tonic,
     /// REST.
     Axum,
+    /// Takes everything and answers nothing.
+    Drop,
 }
 
 /// `bench-baseline`.
@@ -57,6 +68,7 @@ pub struct BaselineArgs {
 
 /// Serves until standard input ends.
 pub(crate) fn run(args: &BaselineArgs) -> Result<Exit, Failure> {
+    raise_open_files();
     let runtime = daemon::runtime().map_err(|error| cannot("start the async runtime", &error))?;
     runtime.block_on(async {
         let mut servers = tokio::task::JoinSet::new();
@@ -88,6 +100,13 @@ async fn unix(library: Library, listener: UnixListener) {
     match library {
         Library::Tonic => drop(tonic().serve_with_incoming(UnixListenerStream::new(listener)).await),
         Library::Axum => drop(axum::serve(listener, rest()).await),
+        Library::Drop => loop {
+            // Fails when there are no descriptors left, and for connections that are gone.
+            match listener.accept().await {
+                Ok((socket, _)) => drop(tokio::spawn(swallow(socket))),
+                Err(_) => tokio::task::yield_now().await,
+            }
+        },
     }
 }
 
@@ -103,7 +122,30 @@ async fn tcp(library: Library, listener: TcpListener) {
             let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
             drop(axum::serve(listener, rest()).await);
         }
+        Library::Drop => loop {
+            match listener.accept().await {
+                Ok((socket, _)) => drop(tokio::spawn(swallow(socket))),
+                Err(_) => tokio::task::yield_now().await,
+            }
+        },
     }
+}
+
+/// Reads to the end. The bytes go to the stack of whichever thread reads, so that thousands of connections need no
+/// memory for it.
+async fn swallow(socket: impl AsyncRead) {
+    let mut socket = pin!(socket);
+    std::future::poll_fn(|cx| {
+        loop {
+            let mut bytes = [const { MaybeUninit::uninit() }; DROPPED_BYTES];
+            let mut bytes = ReadBuf::uninit(&mut bytes);
+            let read = ready!(socket.as_mut().poll_read(cx, &mut bytes));
+            if read.is_err() || bytes.filled().is_empty() {
+                return Poll::Ready(());
+            }
+        }
+    })
+    .await;
 }
 
 fn rest() -> axum::Router {

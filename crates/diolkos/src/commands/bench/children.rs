@@ -33,6 +33,8 @@ pub(crate) enum Kind {
     Tonic,
     /// The bare REST echo.
     Axum,
+    /// Takes everything and answers nothing.
+    Drop,
 }
 
 /// A server that runs.
@@ -42,6 +44,7 @@ pub(crate) struct Server {
     /// Socket and log; removed after the child is gone.
     _dir: TempDir,
     pub(crate) unix: Address,
+    /// Where nobody listens if its settings say so.
     pub(crate) tcp: Address,
     /// From just before the process was made until it answered that it is ready.
     pub(crate) took: Duration,
@@ -59,18 +62,38 @@ impl Server {
     }
 
     async fn start_with(kind: Kind, models: &[PathBuf], settings: &[&str]) -> Result<Server, Failure> {
-        let dir = tempfile::Builder::new().prefix("diolkos-bench-").tempdir();
-        let dir = dir.map_err(|error| cannot("make a temporary directory", &error))?;
-        let socket = dir.path().join("s.sock");
+        let place = Place::make("s.sock")?;
+        let addresses = [place.unix.to_string(), place.tcp.to_string()];
+        let listen = addresses.iter().flat_map(|address| ["--listen", address]);
+        let mut command = match kind {
+            Kind::Daemon => place.daemon(&settings.join("\n"))?,
+            Kind::Tonic => bare("tonic")?,
+            Kind::Axum => bare("axum")?,
+            Kind::Drop => bare("drop")?,
+        };
+        command.args(models.iter().flat_map(|model| ["--model".as_ref(), model.as_os_str()])).args(listen);
+        Server::spawn(kind, place, command).await
+    }
+
+    /// Starts the daemon with settings that say where it listens, given the directory for its sockets. One of them has to
+    /// be `socket`.
+    pub(crate) async fn start_listening(
+        socket: &str,
+        settings: impl FnOnce(&Path) -> String,
+    ) -> Result<Server, Failure> {
+        let place = Place::make(socket)?;
+        let command = place.daemon(&settings(place.dir.path()))?;
+        Server::spawn(Kind::Daemon, place, command).await
+    }
+
+    /// Starts it and waits until it is ready.
+    async fn spawn(kind: Kind, place: Place, mut command: Command) -> Result<Server, Failure> {
+        let failed = |error: io::Error| cannot("start a server", &error);
+        let Place { dir, unix, tcp } = place;
         let log = dir.path().join("log");
-        let port = free_port().map_err(|error| cannot("find a free port", &error))?;
-        let unix = Address::Unix(socket.clone());
-        let tcp = Address::Tcp(format!("127.0.0.1:{port}"));
-        let config = dir.path().join("diolkos.toml");
-        std::fs::write(&config, settings.join("\n")).map_err(|error| cannot("write settings", &error))?;
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(File::create(&log).map_err(failed)?);
         let began = Instant::now();
-        let child = spawn(kind, &unix, &tcp, models, &config, &log)
-            .map_err(|error| cannot("start a server", &error))?;
+        let child = command.spawn().map_err(failed)?;
         let mut server = Server { child, _dir: dir, unix, tcp, took: Duration::ZERO };
         while !server.is_ready(kind).await {
             let ended = server.child.try_wait().ok().flatten();
@@ -90,8 +113,8 @@ impl Server {
 
     async fn is_ready(&self, kind: Kind) -> bool {
         match kind {
-            // gRPC is all it speaks.
-            Kind::Tonic => match &self.unix {
+            // The one speaks gRPC only, the other nothing.
+            Kind::Tonic | Kind::Drop => match &self.unix {
                 Address::Unix(path) => tokio::net::UnixStream::connect(path).await.is_ok(),
                 Address::Tcp(_) | Address::Tls(_) => false,
             },
@@ -126,27 +149,40 @@ impl Drop for Server {
     }
 }
 
-fn spawn(
-    kind: Kind,
-    unix: &Address,
-    tcp: &Address,
-    models: &[PathBuf],
-    config: &Path,
-    log: &Path,
-) -> io::Result<Child> {
-    let mut command = Command::new(this_program()?);
-    match kind {
-        Kind::Daemon => {
-            command.args(["serve", "--exit-with-stdin", "--config"]).arg(config);
-            for model in models {
-                command.arg("--model").arg(model);
-            }
-        }
-        Kind::Tonic => drop(command.args(["bench-baseline", "tonic"])),
-        Kind::Axum => drop(command.args(["bench-baseline", "axum"])),
+/// Where a server is: sockets, settings and log of its own.
+struct Place {
+    dir: TempDir,
+    unix: Address,
+    tcp: Address,
+}
+
+impl Place {
+    fn make(socket: &str) -> Result<Place, Failure> {
+        let dir = tempfile::Builder::new().prefix("diolkos-bench-").tempdir();
+        let dir = dir.map_err(|error| cannot("make a temporary directory", &error))?;
+        let port = free_port().map_err(|error| cannot("find a free port", &error))?;
+        let unix = Address::Unix(dir.path().join(socket));
+        Ok(Place { dir, unix, tcp: Address::Tcp(format!("127.0.0.1:{port}")) })
     }
-    command.args(["--listen", &unix.to_string(), "--listen", &tcp.to_string()]);
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(File::create(log)?).spawn()
+
+    fn daemon(&self, settings: &str) -> Result<Command, Failure> {
+        let config = self.dir.path().join("diolkos.toml");
+        std::fs::write(&config, settings).map_err(|error| cannot("write settings", &error))?;
+        let mut command = program()?;
+        command.args(["serve", "--exit-with-stdin", "--config"]).arg(config);
+        Ok(command)
+    }
+}
+
+fn bare(library: &str) -> Result<Command, Failure> {
+    let mut command = program()?;
+    command.args(["bench-baseline", library]);
+    Ok(command)
+}
+
+fn program() -> Result<Command, Failure> {
+    let program = this_program().map_err(|error| cannot("find this program", &error))?;
+    Ok(Command::new(program))
 }
 
 /// This executable; in tests, the one that was built beside them.

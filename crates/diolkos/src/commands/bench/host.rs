@@ -54,6 +54,21 @@ impl Host {
             unix_time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
         }
     }
+
+    /// For a page.
+    pub(crate) fn sentence(&self) -> String {
+        format!(
+            "{}, {} cores{}, Linux {}, {} MB of memory; rustc {}; source `{}`; {}.",
+            self.cpu,
+            self.cores,
+            if self.virtualized { " of a virtual machine" } else { "" },
+            self.kernel,
+            self.memory_bytes / 1_000_000,
+            self.rustc,
+            self.commit,
+            utc(self.unix_time),
+        )
+    }
 }
 
 fn cpu_name(cpuinfo: &str) -> Option<&str> {

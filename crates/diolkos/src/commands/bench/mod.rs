@@ -16,9 +16,11 @@
 //! | `children`, `baseline` | servers as child processes, ours and bare ones |
 //! | `procfs`, `host` | CPU time, memory, foreign load; the machine |
 //! | `split` | where a server spent its time, by its own account |
+//! | `judge` | targets, and what can be said about them |
 //! | `load` | `bench load` |
 //! | `report` | `bench report` |
 //! | `channel` | `bench channel` |
+//! | `flood` | `bench flood` |
 
 mod args;
 mod baseline;
@@ -26,9 +28,11 @@ mod caller;
 mod channel;
 mod children;
 mod closed;
+mod flood;
 mod grpc;
 mod host;
 mod inproc;
+mod judge;
 mod latencies;
 mod load;
 mod open;
@@ -43,6 +47,7 @@ mod tally;
 pub(crate) use args::BenchArgs;
 pub(crate) use baseline::BaselineArgs;
 pub(crate) use channel::PeerArgs;
+pub(crate) use flood::FlooderArgs;
 
 use args::BenchCommand;
 
@@ -54,6 +59,7 @@ pub(super) fn run(args: BenchArgs) -> Result<Exit, Failure> {
         BenchCommand::Load(args) => load::run(&args),
         BenchCommand::Report(args) => report::run(&args),
         BenchCommand::Channel(args) => channel::run(&args),
+        BenchCommand::Flood(args) => flood::run(&args),
     }
 }
 
@@ -65,6 +71,19 @@ pub(super) fn run_baseline(args: &BaselineArgs) -> Result<Exit, Failure> {
 /// Runs `bench-peer`.
 pub(super) fn run_peer(args: &PeerArgs) -> Result<Exit, Failure> {
     channel::run_peer(args)
+}
+
+/// Runs `bench-flooder`.
+pub(super) fn run_flooder(args: &FlooderArgs) -> Result<Exit, Failure> {
+    flood::run_flooder(args)
+}
+
+/// Many connections need many descriptors; if there are not enough, connecting fails and says so.
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 /// A runtime for so many clients: one thread for each, up to the number of cores.

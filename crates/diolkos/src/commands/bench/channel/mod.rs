@@ -28,6 +28,7 @@ use results::{Measured, Results};
 use super::args::ChannelArgs;
 use super::children::cannot;
 use super::host::Host;
+use super::judge::{self, Judged};
 use super::latencies::Latencies;
 use super::report::{Plan, Watch};
 use crate::commands::print;
@@ -41,7 +42,7 @@ pub(super) fn run(args: &ChannelArgs) -> Result<Exit, Failure> {
         write(out, &results, &judged)?;
     }
     print(page::table(&results, &judged).as_bytes())?;
-    Ok(verdict::exit(&judged))
+    Ok(judge::exit(&judged))
 }
 
 /// Runs `bench-peer`: the other process.
@@ -82,7 +83,7 @@ fn measure(args: &ChannelArgs) -> Result<Results, Failure> {
     Ok(results)
 }
 
-fn write(out: &std::path::Path, results: &Results, judged: &[verdict::Judged]) -> Result<(), Failure> {
+fn write(out: &std::path::Path, results: &Results, judged: &[Judged]) -> Result<(), Failure> {
     let save = |path: PathBuf, text: &[u8]| {
         std::fs::write(&path, text).map_err(|error| cannot(&format!("write {}", path.display()), &error))
     };

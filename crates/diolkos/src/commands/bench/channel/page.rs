@@ -3,25 +3,10 @@
 
 use std::fmt::Write as _;
 
-use super::super::host::utc;
+use super::super::judge::{self, Judged};
 use super::super::report::Spread;
 use super::cases::Case;
 use super::results::Results;
-use super::verdict::{Judged, Verdict};
-
-fn verdict(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Met => "met",
-        Verdict::Missed => "**missed**",
-        Verdict::Undecided => "**no conclusion**",
-    }
-}
-
-fn spread(found: Option<Spread>, unit: &str) -> String {
-    let Some(found) = found else { return "nothing".into() };
-    let interval = found.interval.map_or_else(String::new, |(low, high)| format!(" ({low:.2} to {high:.2})"));
-    format!("{:.2}{unit}{interval}", found.median)
-}
 
 /// A time in the unit that suits it.
 pub(super) fn time(ns: f64) -> String {
@@ -34,15 +19,8 @@ pub(super) fn time(ns: f64) -> String {
 
 /// Targets and medians, for people at a terminal.
 pub(super) fn table(results: &Results, judged: &[Judged]) -> String {
-    let mut out = String::new();
-    let width = judged.iter().map(|judged| judged.what.chars().count()).max().unwrap_or(0);
-    for Judged { what, target, found, unit, verdict: said } in judged {
-        let pad = " ".repeat(width - what.chars().count());
-        let said = verdict(*said).replace('*', "");
-        let found = spread(*found, unit);
-        // Writing to a string does not fail, here and below.
-        let _ = writeln!(out, "{what}{pad}  {target:<9}  {found:<28}  {said}");
-    }
+    let mut out = judge::lines(judged);
+    // Writing to a string does not fail, here and below.
     let _ = writeln!(out, "\n{} rounds, {} of them clean", results.rounds.len(), results.clean());
     for case in Case::ALL {
         let p50 = Spread::of(results.each(|round| Some(round.measured.get(&case.name())?.p50_ns)));
@@ -54,21 +32,13 @@ pub(super) fn table(results: &Results, judged: &[Judged]) -> String {
 
 /// The page.
 pub(super) fn render(results: &Results, judged: &[Judged]) -> String {
-    let host = &results.host;
     let mut out = String::new();
     let _ = writeln!(
         out,
         "<!-- SPDX-License-Identifier: Apache-2.0 -->\n# Performance of the native channel\n\n\
          Written by `diolkos bench channel --out docs`; the numbers are in [channel.json](performance/channel.json).\n\n\
-         {}, {} cores{}, Linux {}, {} MB of memory; rustc {}; source `{}`; {}.{}\n",
-        host.cpu,
-        host.cores,
-        if host.virtualized { " of a virtual machine" } else { "" },
-        host.kernel,
-        host.memory_bytes / 1_000_000,
-        host.rustc,
-        host.commit,
-        utc(host.unix_time),
+         {}{}\n",
+        results.host.sentence(),
         if results.quick { " **A quick run: a look, not a result.**" } else { "" },
     );
     let _ = writeln!(
@@ -78,10 +48,8 @@ pub(super) fn render(results: &Results, judged: &[Judged]) -> String {
         results.rounds.len(),
         results.clean()
     );
-    out.push_str("## Targets\n\n| measured | target | found | |\n|---|---|---|---|\n");
-    for Judged { what, target, found, unit, verdict: said } in judged {
-        let _ = writeln!(out, "| {what} | {target} | {} | {} |", spread(*found, unit), verdict(*said));
-    }
+    out.push_str("## Targets\n\n");
+    out.push_str(&judge::table(judged));
     out.push_str(
         "\n## All cases\n\nCPU time is that of client and daemon together, in clock ticks of 10 ms, so of short cases only rough.\n\n\
          | case | p50 | p99 | calls per second | CPU time per call |\n|---|---:|---:|---:|---:|\n",

@@ -1,37 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The targets of the channel, and what can be said about them. Pure.
-//!
-//! A target is a bound on a number of each round; it is met or missed only if the whole interval for the median of
-//! all clean rounds is on one side of it.
+//! The targets of the channel. Pure.
 
+use super::super::judge::{Bound, Judged, measured};
 use super::super::report::Spread;
 use super::cases::{Case, Way, Work};
 use super::peer::WORK;
 use super::results::{Measured, Results, Round};
-use crate::exit::Exit;
-
-/// What can be said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    Met,
-    Missed,
-    Undecided,
-}
-
-/// A target and what was found.
-#[derive(Clone, Debug)]
-pub(super) struct Judged {
-    pub(super) what: &'static str,
-    pub(super) target: String,
-    pub(super) found: Option<Spread>,
-    pub(super) unit: &'static str,
-    pub(super) verdict: Verdict,
-}
-
-enum Bound {
-    AtMost(f64),
-    AtLeast(f64),
-}
 
 fn of(round: &Round, case: Case) -> Option<Measured> {
     round.measured.get(&case.name()).copied()
@@ -54,8 +28,8 @@ fn added(round: &Round, work: Work, way: Way, allowance: Option<f64>) -> Option<
 /// Judges everything.
 pub(super) fn judge(results: &Results) -> Vec<Judged> {
     use Bound::{AtLeast, AtMost};
-    let judge = |what, bound, unit, number: &dyn Fn(&Round) -> Option<f64>| {
-        one(what, bound, unit, results.each(number))
+    let judge = |what: &str, bound, unit, number: &dyn Fn(&Round) -> Option<f64>| {
+        measured(what, bound, unit, results.each(number))
     };
     let sum = |round: &Round, one, two| Some(p50(round, one)? + p50(round, two)?);
     let mut all = vec![
@@ -133,62 +107,14 @@ pub(super) fn judge(results: &Results) -> Vec<Judged> {
     if let Some(fresh) = &results.fresh {
         let warm = Spread::of(fresh.inference_ns.iter().copied()).map_or(0.0, |spread| spread.median);
         let over = fresh.channel_ns.iter().map(|took| (took - warm) / 1e6).collect();
-        all.push(one(
+        all.push(measured(
             "MobileNet, first answer of a fresh process, over a warm inference in process",
             AtMost(10.0),
             " ms",
             over,
         ));
         let memory = fresh.memory_bytes.iter().map(|bytes| bytes / 1e6).collect();
-        all.push(one("memory of that process, without its tensors", AtMost(8.0), " MB", memory));
+        all.push(measured("memory of that process, without its tensors", AtMost(8.0), " MB", memory));
     }
     all
-}
-
-fn one(what: &'static str, bound: Bound, unit: &'static str, values: Vec<f64>) -> Judged {
-    let found = Spread::of(values);
-    let interval = found.and_then(|spread| spread.interval);
-    let (target, met, missed) = match bound {
-        Bound::AtMost(most) => (
-            format!("≤ {most}{unit}"),
-            interval.is_some_and(|(_, high)| high <= most),
-            interval.is_some_and(|(low, _)| low > most),
-        ),
-        Bound::AtLeast(least) => (
-            format!("≥ {least}{unit}"),
-            interval.is_some_and(|(low, _)| low >= least),
-            interval.is_some_and(|(_, high)| high < least),
-        ),
-    };
-    let verdict = match (met, missed) {
-        (true, _) => Verdict::Met,
-        (_, true) => Verdict::Missed,
-        _ => Verdict::Undecided,
-    };
-    Judged { what, target, found, unit, verdict }
-}
-
-/// As `bench report` does.
-pub(super) fn exit(judged: &[Judged]) -> Exit {
-    let any = |verdict| judged.iter().any(|judged| judged.verdict == verdict);
-    match (any(Verdict::Missed), any(Verdict::Undecided)) {
-        (true, _) => Exit::Problems,
-        (_, true) => Exit::Failed,
-        _ => Exit::Ok,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_interval_on_one_side_decides() {
-        let judge = |values: &[f64]| one("x", Bound::AtMost(2.0), "", values.to_vec()).verdict;
-        assert_eq!(judge(&[1.0; 9]), Verdict::Met);
-        assert_eq!(judge(&[3.0; 9]), Verdict::Missed);
-        assert_eq!(judge(&[1.0; 3]), Verdict::Undecided, "too few to say so");
-        assert_eq!(judge(&[1.0, 1.0, 1.0, 1.0, 3.0, 3.0, 3.0, 3.0, 3.0]), Verdict::Undecided);
-        assert_eq!(one("x", Bound::AtLeast(2.0), "", vec![3.0; 9]).verdict, Verdict::Met);
-    }
 }

@@ -36,6 +36,11 @@ impl Plan {
         Plan { rounds: rounds.min(self.rounds), tries: (3 * rounds).min(self.tries), ..self }
     }
 
+    /// The same with as many rounds as somebody wants.
+    pub(in crate::commands::bench) fn with(self, rounds: usize) -> Plan {
+        Plan { rounds, tries: 3 * rounds, ..self }
+    }
+
     /// Whether there were enough.
     pub(in crate::commands::bench) fn is_done(&self, clean: usize, all: usize) -> bool {
         clean >= self.rounds || all >= self.tries

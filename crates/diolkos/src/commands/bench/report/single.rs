@@ -12,6 +12,7 @@ use super::super::inproc::{self, BATCH, InprocCaller, Local};
 use super::super::latencies::{Latencies, nanoseconds};
 use super::super::load::wanted;
 use super::super::payload::{self, Wish};
+use super::super::raise_open_files;
 use super::super::split::Counted;
 use super::results::{Connections, Distribution, Model, Noop, Round, Start, Way};
 use super::rounds::{Plan, Watch};
@@ -210,12 +211,4 @@ pub(super) async fn connections(plan: &Plan, step: &impl Fn(String)) -> Result<V
         all.push(result);
     }
     Ok(all)
-}
-
-/// Many connections need many descriptors; if there are not enough, connecting fails and says so.
-fn raise_open_files() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    let _ = setrlimit(Resource::Nofile, limit);
 }
