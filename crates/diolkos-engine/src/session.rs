@@ -138,6 +138,15 @@ impl Session {
         Some(refused)
     }
 
+    /// Counts a request that a front had no room for, and charges it to the rate as if it had been submitted: what is
+    /// refused for other reasons must not come for free.
+    pub fn charge_refusal(&self, refused: &Status) {
+        let tenant = &self.inner.tenant;
+        // Whoever is over its rate already is not charged more.
+        let _ = tenant.meter(&tenant.policy(), Instant::now());
+        tenant.count_refusal(refused);
+    }
+
     /// Charges its tenant for a region of so many bytes, until what comes back is dropped.
     pub fn charge_region(&self, bytes: u64) -> Result<RegionCharge, Status> {
         let charged = self.inner.tenant.regions.reserve(bytes);

@@ -53,6 +53,13 @@ impl Budget {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// Whether there is room for so many more bytes at this moment.
+    pub(crate) fn has_room(&self, bytes: u64) -> bool {
+        let max = self.max.load(Ordering::Relaxed);
+        let here = self.used().checked_add(bytes).is_some_and(|sum| sum <= max);
+        here && self.parent.as_ref().is_none_or(|parent| parent.has_room(bytes))
+    }
+
     /// Charges bytes, if there is room for them.
     pub(crate) fn charge(&self, bytes: u64) -> bool {
         let max = self.max.load(Ordering::Relaxed);

@@ -78,14 +78,19 @@ impl hyper::service::Service<Request<Incoming>> for ConnService {
         tracing::debug!(peer = %context.peer, tenant = %context.session.tenant(), method = %request.method(), path = request.uri().path(), "request");
         let session = context.session.clone();
         // Before anything is read or decoded: whoever sends a hundred times too much should cost as little as possible.
-        if infers(front, request.uri().path())
-            && let Some(status) = session.refuse_over_rate()
-        {
+        let infers = infers(front, request.uri().path());
+        let length = request.body().size_hint().upper();
+        let is_large = length.is_none_or(|bytes| bytes >= limits::UNREAD_BODY_BYTES_MIN);
+        if infers && let Some(status) = session.refuse_over_rate() {
             let reply = refusal(front, status);
-            if is_large(&request) {
+            if is_large {
                 return self.turn_away(front, reply, in_flight);
             }
             return self.pass_over(request.into_body(), front, reply, in_flight);
+        }
+        if infers && is_large && length.is_some_and(|bytes| !session.bodies.has_room(bytes)) {
+            session.charge_refusal(&no_room());
+            return self.turn_away(front, body_fault(front, Fault::Memory), in_flight);
         }
         let metrics_denied =
             front == Front::Metrics && !self.app.directory().rights(session.tenant()).metrics;
@@ -112,7 +117,12 @@ impl hyper::service::Service<Request<Incoming>> for ConnService {
             let reply = route(&app, fronts, front, metrics_denied, request).await;
             let mut reply = match meter.reply_begins() {
                 None => reply,
-                Some(fault) => body_fault(front, fault),
+                Some(fault) => {
+                    if infers && fault == Fault::Memory {
+                        session.charge_refusal(&no_room());
+                    }
+                    body_fault(front, fault)
+                }
             };
             if let Some(trace) = trace {
                 reply.headers_mut().insert(TRACEPARENT, trace.to_header());
@@ -139,9 +149,8 @@ impl ConnService {
         }
         let (app, timeout) = (self.app.clone(), self.app.settings().limits.body_timeout.get());
         Box::pin(async move {
-            let passed = tokio::time::timeout(timeout, async {
-                while let Some(Ok(_)) = body.frame().await {}
-            });
+            let passed =
+                tokio::time::timeout(timeout, async { while let Some(Ok(_)) = body.frame().await {} });
             let reply = match passed.await {
                 Ok(()) => reply,
                 Err(_) => body_fault(front, Fault::Slow),
@@ -173,9 +182,9 @@ fn infers(front: Front, path: &str) -> bool {
     }
 }
 
-/// Whether a body is not worth reading for a request that is refused.
-fn is_large(request: &Request<Incoming>) -> bool {
-    request.body().size_hint().upper().is_none_or(|bytes| bytes >= limits::UNREAD_BODY_BYTES_MIN)
+/// What [`Fault::Memory`] counts as.
+fn no_room() -> Status {
+    Status::busy("no memory for the request's body", limits::REFUSE_RETRY)
 }
 
 /// A status in the words of a front.

@@ -258,6 +258,21 @@ async fn a_rate_is_told_with_the_time_to_wait() {
 }
 
 #[tokio::test]
+async fn a_body_without_room_is_not_read_and_costs_its_rate() {
+    let limited = BOTH
+        .replace("[tenants.a]\n", "[tenants.a]\nrate = \"1/h\"\nburst = 2\nrequests_memory_max = \"1MiB\"\n");
+    let fixture = tenants(&limited).await;
+    let length = 60 << 20;
+    let head = format!("POST /v2/models/copy/infer HTTP/1.1\r\nHost: d\r\nContent-Length: {length}\r\n\r\n");
+    for expected in [503, 503, 429] {
+        let mut a = connect(&fixture, "a").await;
+        a.send(&head).await;
+        assert_eq!(a.reply().await.unwrap().status, expected);
+    }
+    fixture.daemon.shutdown().await;
+}
+
+#[tokio::test]
 async fn connections_are_counted_for_each() {
     let limited = BOTH.replace("[tenants.a]\n", "[tenants.a]\nconnections_max = 2\n");
     let fixture = tenants(&limited).await;
