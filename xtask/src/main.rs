@@ -31,6 +31,7 @@ Usage: cargo xtask COMMAND
   clients [ARGS]  stock clients against a spawned daemon (tests/clients/run.py)
   small-client    the crates that a client pulls in, and the size of a static one
   soak [ARGS]     1,000 connections and 100 hot reloads (tests/clients/soak.py)
+  memory [ARGS]   a daemon under a memory limit, flooded (tests/clients/memory.py)
   perf-analyzer [ARGS]
                   Triton's perf_analyzer in http, grpc and grpc-over-unix modes
   onnx-nodes [ARGS]
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         "clients" => finish("clients", steps::clients(rest)),
         "small-client" => finish("small-client", small::step()),
         "soak" => finish("soak", steps::soak(rest)),
+        "memory" => finish("memory", steps::memory(rest)),
         "perf-analyzer" => finish("perf-analyzer", steps::perf_analyzer(rest)),
         "onnx-nodes" => finish("onnx-nodes", steps::onnx_nodes(rest)),
         "fuzz" => finish("fuzz", fuzz::command(rest)),

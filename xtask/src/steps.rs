@@ -66,6 +66,10 @@ pub(crate) fn soak(arguments: &[String]) -> Result<Tally, Stop> {
     against_daemon("tests/clients/soak.py", arguments)
 }
 
+pub(crate) fn memory(arguments: &[String]) -> Result<Tally, Stop> {
+    against_daemon("tests/clients/memory.py", arguments)
+}
+
 pub(crate) fn perf_analyzer(arguments: &[String]) -> Result<Tally, Stop> {
     against_daemon("tests/clients/perf_analyzer.py", arguments)
 }

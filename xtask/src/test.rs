@@ -41,6 +41,12 @@ const STEPS: &[Step] = &[
     step("small-client", "the client's crates; a static client below two megabytes", false, small::step),
     step("python", "the Python package: its wheel, types and tests", true, steps::python_package),
     step("soak", "1,000 connections; 100 hot reloads under load", true, || steps::soak(&[])),
+    step(
+        "memory",
+        "a daemon under the memory limit that its limits add up to, and two who want it all",
+        true,
+        || steps::memory(&[]),
+    ),
     step("perf-analyzer", "Triton's perf_analyzer, three modes, two models", true, || {
         steps::perf_analyzer(&[])
     }),

@@ -8,6 +8,7 @@
 //! | [`backends`] | which backends this build has; the only place that names them |
 //! | [`client`] | a small client of the daemon, over a socket like any other program |
 //! | [`input`] | files to tensors: npy, JSON, pictures |
+//! | [`memory`] | how much freed memory the process keeps |
 //! | [`tensor`] | a tensor's elements for people and for JSON |
 //! | [`term`] | colour, tables, progress, units |
 //! | [`exit`] | exit codes, and the one form of error messages |
@@ -23,6 +24,7 @@ pub mod client;
 mod commands;
 pub mod exit;
 pub mod input;
+pub mod memory;
 pub mod tensor;
 pub mod term;
 

@@ -15,6 +15,7 @@ const FOLDERS: &[&str] =
 const MAY_BE_UNSAFE: &[&str] = &[
     "backends/builtin/src/ffi.rs",
     "bindings/python/src/memory.rs",
+    "crates/diolkos/main/allocator.rs",
     "crates/libdiolkos/src/ffi.rs",
     "crates/diolkos-shm/src/arena.rs",
     "crates/diolkos-shm/src/heap.rs",

@@ -11,6 +11,7 @@ use rustix::process::{Signal, getpid, kill_process};
 use crate::backends;
 use crate::cli::ServeArgs;
 use crate::exit::{Exit, Failure};
+use crate::memory;
 use crate::term::{Paint, Style};
 
 pub(super) fn run(args: ServeArgs) -> Result<Exit, Failure> {
@@ -38,6 +39,7 @@ pub(super) fn run(args: ServeArgs) -> Result<Exit, Failure> {
             .is_some()
             .then(|| -> ReadSettings { Box::new(move || self::settings(&args, &listen)) }),
     };
+    memory::keep_part_of(settings.limits.requests_memory_max.get());
     let runtime = daemon::runtime().map_err(|error| of_daemon(&error))?;
     runtime.block_on(async {
         let daemon = Daemon::start(settings, deps).await.map_err(|error| of_daemon(&error))?;

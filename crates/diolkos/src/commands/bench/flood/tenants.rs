@@ -16,6 +16,9 @@ const CONNECTIONS_MAX: u64 = 256;
 /// Memory of its requests in flight: four bodies.
 const REQUESTS_MEMORY_MAX: u64 = 64 << 20;
 
+/// Memory of everybody's requests in flight.
+const ALL_REQUESTS_MEMORY_MAX: u64 = 4 * REQUESTS_MEMORY_MAX;
+
 /// What a connection may need beside its bodies: its task, and buffers for a header and an answer.
 const CONNECTION_BYTES: u64 = 64 << 10;
 
@@ -45,6 +48,10 @@ pub(super) fn settings(dir: &Path) -> String {
   {{ address = "{flood}", tenant = "flood" }},
 ]
 
+[limits]
+request_memory_max = "{REQUESTS_MEMORY_MAX}B"
+requests_memory_max = "{ALL_REQUESTS_MEMORY_MAX}B"
+
 [tenants.quiet]
 leases.cpu = {{ kind = "compute", operations = ["*"] }}
 
@@ -63,15 +70,16 @@ leases.cpu = {{ kind = "compute", operations = ["*"], concurrency_max = 1, queue
 
 /// By how much a flood may make the daemon grow, from the settings above.
 ///
-/// * Memory: requests in flight, as much again for bodies that are on their way, and connections, those included that are
-///   being closed to make room or told that there is none. All of it twice, because the allocator keeps what was freed for
-///   a second, and much can be freed and asked for on other threads in that time.
+/// * Memory: requests in flight, as much again for bodies that are on their way, connections, those included that are
+///   being closed to make room or told that there is none, and what the allocator has not given back yet.
 /// * Descriptors: these connections.
 /// * Threads: those of the blocking pool.
 pub(super) fn bounds() -> Usage {
     let connections = CONNECTIONS_MAX + (limits::EVICTING_MAX + limits::REFUSING_MAX) as u64;
     Usage {
-        memory: 2 * (2 * REQUESTS_MEMORY_MAX + connections * CONNECTION_BYTES),
+        memory: 2 * REQUESTS_MEMORY_MAX
+            + connections * CONNECTION_BYTES
+            + crate::memory::part_of(ALL_REQUESTS_MEMORY_MAX),
         descriptors: connections + DESCRIPTORS_SLACK,
         threads: BLOCKING_THREADS,
     }

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How much freed memory the process keeps for later: the executable's allocator asks, and `serve` says.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What is freed until it is given back to the system, where nobody says.
+const DEFAULT: u64 = 256 << 20;
+
+/// At least so much: below it, giving back costs more than it is worth.
+const LEAST: u64 = 16 << 20;
+
+/// The part of what requests may need that may be kept beside it.
+const PART: u64 = 8;
+
+static KEPT_MAX: AtomicU64 = AtomicU64::new(DEFAULT);
+
+/// Bytes that may have been freed and not given back yet.
+#[must_use]
+pub fn kept_max() -> u64 {
+    KEPT_MAX.load(Ordering::Relaxed)
+}
+
+/// Memory that this process has now; `None` if the system does not say.
+#[must_use]
+pub fn resident_bytes() -> Option<u64> {
+    // The second number is the resident pages (proc_pid_statm(5)).
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    pages.checked_mul(rustix::param::page_size() as u64)
+}
+
+/// Keeps a part of what requests may need.
+pub(crate) fn keep_part_of(requests_memory_max: u64) {
+    KEPT_MAX.store(part_of(requests_memory_max), Ordering::Relaxed);
+}
+
+/// The part that is kept.
+pub(crate) fn part_of(requests_memory_max: u64) -> u64 {
+    (requests_memory_max / PART).clamp(LEAST, DEFAULT)
+}
