@@ -31,6 +31,8 @@ pub(crate) struct Admitted {
     pub(crate) memory: Reservation,
     /// Bytes to reserve on top when the job begins to run, because its need could not be told.
     pub(crate) reserve_at_start: u64,
+    /// Bytes of its inputs.
+    pub(crate) input_bytes: u64,
 }
 
 /// Why a request is not admitted. Shapes are boxed, because a `Result` is as large as its largest error.
@@ -133,6 +135,7 @@ pub(crate) fn admit(
         deadline: request.deadline,
         memory,
         reserve_at_start,
+        input_bytes,
     })
 }
 

@@ -18,7 +18,7 @@ use diolkos_types::{BuildSpread, JobId};
 use crate::account::saturating_ns;
 use crate::job::{Job, panic_text};
 use crate::limits;
-use crate::sched::{Action, Arrival, Event, Nanos, SchedConfig, Scheduler, TenantKey};
+use crate::sched::{Action, Arrival, Event, FloorShares, Nanos, SchedConfig, Scheduler};
 use crate::status;
 use crate::timer::Alarm;
 
@@ -31,6 +31,16 @@ pub struct DeviceConfig {
     pub slots: usize,
     /// Names of the backends whose operations it runs.
     pub backends: Vec<&'static str>,
+    /// What the less urgent classes get whatever the others want.
+    pub floors: FloorShares,
+}
+
+impl DeviceConfig {
+    /// A device named `cpu` with so many slots, for all backends.
+    #[must_use]
+    pub fn cpu(slots: usize) -> DeviceConfig {
+        DeviceConfig { name: "cpu".into(), slots, backends: Vec::new(), floors: FloorShares::DEFAULT }
+    }
 }
 
 /// A device at one moment.
@@ -50,6 +60,10 @@ pub struct DeviceSnapshot {
     pub ran_here: u64,
     /// Time that slots were busy, in nanoseconds, of jobs that ended.
     pub busy_ns: u64,
+    /// What that was predicted to be.
+    pub predicted_ns: u64,
+    /// By how much the predictions were wrong, one by one, too much and too little alike.
+    pub error_ns: u64,
 }
 
 /// What the thread that brings a job offers to run itself.
@@ -141,6 +155,8 @@ struct State {
     arrived: u64,
     ran_here: u64,
     busy_ns: u64,
+    predicted_ns: u64,
+    error_ns: u64,
 }
 
 /// Which thread steps the scheduler. A device's own thread, and one that stands in for it, takes the next ready job
@@ -203,7 +219,7 @@ impl Shared {
     }
 
     fn run(&self, job: Job, on: Thread) {
-        let mut slot = Slot { shared: self, job: job.id(), tenant: job.tenant().key, on, ended: None };
+        let mut slot = Slot { shared: self, job: job.id(), predicted: job.predicted(), on, ended: None };
         let ran = job.run();
         slot.ended = Some((ran.ended, ran.service));
         // The slot is free before the answer is out, so that whoever waits for the answer finds it so.
@@ -216,7 +232,7 @@ impl Shared {
 struct Slot<'a> {
     shared: &'a Shared,
     job: JobId,
-    tenant: TenantKey,
+    predicted: Nanos,
     on: Thread,
     /// When, and after how long.
     ended: Option<(Instant, Duration)>,
@@ -226,8 +242,11 @@ impl Drop for Slot<'_> {
     fn drop(&mut self) {
         let (ended, service) = self.ended.unwrap_or_else(|| (Instant::now(), Duration::ZERO));
         let mut state = self.shared.lock();
-        state.busy_ns = state.busy_ns.saturating_add(saturating_ns(service));
-        let here = self.shared.step(state, ended, Event::Finish(self.job, self.tenant), None, self.on);
+        let took = saturating_ns(service);
+        state.busy_ns = state.busy_ns.saturating_add(took);
+        state.predicted_ns = state.predicted_ns.saturating_add(self.predicted);
+        state.error_ns = state.error_ns.saturating_add(took.abs_diff(self.predicted));
+        let here = self.shared.step(state, ended, Event::Finish(self.job, took), None, self.on);
         debug_assert!(here.is_none(), "only an arrival may run here");
     }
 }
@@ -276,6 +295,7 @@ impl Device {
             slots: config.slots,
             queue_max: limits::DEVICE_QUEUE_MAX,
             tenant_queue_max: limits::TENANT_QUEUE_MAX,
+            floors: config.floors,
         });
         let state = State {
             scheduler,
@@ -286,6 +306,8 @@ impl Device {
             arrived: 0,
             ran_here: 0,
             busy_ns: 0,
+            predicted_ns: 0,
+            error_ns: 0,
         };
         let shared = Arc::new(Shared {
             name: config.name.clone(),
@@ -318,6 +340,7 @@ impl Device {
             tenant: job.tenant().key,
             class: admitted.class,
             deadline: admitted.deadline.map(|at| self.shared.at(at)),
+            cost: job.predicted(),
             run_here: short || offer == Offer::Any,
             share: admitted.share,
         };
@@ -353,6 +376,8 @@ impl Device {
             arrived: state.arrived,
             ran_here: state.ran_here,
             busy_ns: state.busy_ns,
+            predicted_ns: state.predicted_ns,
+            error_ns: state.error_ns,
         }
     }
 

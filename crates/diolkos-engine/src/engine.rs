@@ -53,7 +53,7 @@ impl EngineConfig {
     #[must_use]
     pub fn cpu(slots: usize) -> EngineConfig {
         EngineConfig {
-            devices: vec![DeviceConfig { name: "cpu".into(), slots, backends: Vec::new() }],
+            devices: vec![DeviceConfig::cpu(slots)],
             requests_memory_max: limits::REQUEST_MEMORY_MAX,
             request_memory_max: limits::ONE_REQUEST_MEMORY_MAX,
             strangers: Strangers::Welcome,

@@ -14,6 +14,7 @@ use diolkos_types::{Code, JobId, Status};
 use crate::admission::{self, AdmissionError, Admitted};
 use crate::memory::Reservation;
 use crate::request::{Outputs, Reply, ReplySink, Timing};
+use crate::sched::Nanos;
 use crate::session::InFlight;
 use crate::status;
 use crate::store::LoadedVersion;
@@ -113,6 +114,12 @@ impl Job {
         &self.0.admitted
     }
 
+    /// Device time that it will take, as far as one can tell.
+    pub(crate) fn predicted(&self) -> Nanos {
+        let Admitted { version, input_bytes, .. } = self.admitted();
+        version.stats.predict(*input_bytes, version.verdict.median_ns)
+    }
+
     pub(crate) fn tenant(&self) -> &Arc<Tenant> {
         &self.0.obligation.tenant
     }
@@ -137,7 +144,8 @@ impl Job {
     /// Runs the operation on this thread. A panic of the backend is a failure of this job only.
     pub(crate) fn run(self) -> Ran {
         let Inner { admitted, obligation, queued } = *self.0;
-        let Admitted { version, mut work, output_order, rows, memory, reserve_at_start, .. } = admitted;
+        let Admitted { version, mut work, output_order, rows, memory, reserve_at_start, input_bytes, .. } =
+            admitted;
         let began = Instant::now();
         version.stats.of(obligation.tenant.account()).pending.decrement();
         version.usage.touch(began);
@@ -149,6 +157,9 @@ impl Job {
         let ended = Instant::now();
         let service = ended - began;
         version.stats.executed(obligation.tenant.account(), service);
+        if outcome.is_ok() {
+            version.stats.learn(input_bytes, service);
+        }
         obligation.tenant.charge(service);
         let timing = timing(queued, began, ended, &work);
         let result = outcome.and_then(|()| collect(&version, work, output_order, memory));

@@ -187,7 +187,7 @@ mod tests {
     fn the_first_lease_that_names_the_device_counts() {
         let on = |device: Option<&str>, running_max| Lease {
             device: device.map(Into::into),
-            share: Share { running_max, waiting_max: 0 },
+            share: Share { running_max, waiting_max: 0, ..Share::ALL },
             ..Lease::everything()
         };
         let policy = Policy { leases: vec![on(Some("gpu"), 1), on(None, 2)], ..Policy::everything() };

@@ -42,6 +42,7 @@ mod job;
 mod lease;
 pub mod limits;
 mod memory;
+mod predict;
 mod rate;
 mod request;
 pub mod sched;

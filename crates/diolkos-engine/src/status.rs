@@ -10,7 +10,7 @@ use diolkos_types::{Code, DataType, Status, TensorSpec};
 use crate::admission::AdmissionError;
 use crate::limits;
 use crate::memory::Refused;
-use crate::sched::{Action, Full};
+use crate::sched::{Action, Full, Nanos};
 use crate::store::{BindError, LoadedVersion, StoreError};
 
 fn busy(message: impl Into<String>) -> Status {
@@ -72,10 +72,22 @@ pub(crate) fn of_scheduler(ended_by: Action) -> Status {
     match ended_by {
         Action::Refuse(_, Full::Device) => busy("the device's queue is full; try again"),
         Action::Refuse(_, Full::Tenant) => busy("your share of the device's queue is full; try again"),
+        Action::Refuse(_, Full::Late(wait)) => late_when_it_came(wait),
         Action::Expire(_) => late_while_waiting(),
         Action::Cancelled(_) => cancelled_while_waiting(),
         Action::Start(_) | Action::RunHere(_) | Action::WakeAt(_) => unreachable!("these end no job"),
     }
+}
+
+/// Told at once, so that nobody waits for an answer that can't come in time.
+fn late_when_it_came(wait: Nanos) -> Status {
+    let wait = Duration::from_nanos(wait);
+    Status::new(
+        Code::DeadlineExceeded,
+        format!(
+            "what waits before the request takes about {wait:.1?}, which its deadline does not allow; it did not run"
+        ),
+    )
 }
 
 pub(crate) fn late_while_waiting() -> Status {

@@ -126,7 +126,7 @@ fn each_tenant_sees_its_own_requests_and_everybody_is_the_sum() {
 fn what_waits_or_is_refused_is_its_tenants() {
     let gate = Gate::new();
     let engine = engine(1, vec![("wait", waits_at(&gate)), ("other", TestOperation::new(give_back))]);
-    let share = Share { running_max: 1, waiting_max: 1 };
+    let share = Share { running_max: 1, waiting_max: 1, ..Share::ALL };
     let lease = Lease { operations: Patterns::new(["wait"]), share, ..Lease::everything() };
     engine.set_policy(&TenantId::new("b"), Policy { leases: vec![lease], ..Policy::everything() });
     let (a, b) = (session(&engine, "a"), session(&engine, "b"));

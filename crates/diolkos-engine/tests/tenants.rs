@@ -186,7 +186,7 @@ fn a_share_of_the_slots_is_kept() {
     });
     let engine =
         engine_with(&EngineConfig::cpu(4), vec![("wait", wait), ("same", TestOperation::new(give_back))]);
-    let share = Share { running_max: 2, waiting_max: 3 };
+    let share = Share { running_max: 2, waiting_max: 3, ..Share::ALL };
     let lease = Lease { share, class: Class::Batch, ..Lease::everything() };
     let a = tenant(&engine, "a", Policy { leases: vec![lease], ..Policy::everything() });
     let b = tenant(&engine, "b", Policy::everything());
@@ -230,7 +230,7 @@ proptest! {
             give_back(work, signature)
         });
         let engine = engine_with(&EngineConfig::cpu(4), vec![("count", count)]);
-        let lease = Lease { share: Share { running_max, waiting_max: 4 }, ..Lease::everything() };
+        let lease = Lease { share: Share { running_max, waiting_max: 4, ..Share::ALL }, ..Lease::everything() };
         let policy = Policy {
             rate: Some(Rate::new(Duration::from_secs(3600), burst)),
             requests_memory_max,

@@ -17,8 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diolkos_backend::{Backend, LoadOptions, Operation};
+use diolkos_engine::sched::FloorShares;
 use diolkos_engine::store::{Rehearser, Store, StoreConfig, StoreError};
-use diolkos_engine::{Engine, EngineConfig, StartError, Strangers};
+use diolkos_engine::{DeviceConfig, Engine, EngineConfig, StartError, Strangers};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -307,7 +308,13 @@ fn engine_config(settings: &Settings) -> EngineConfig {
         requests_memory_max: settings.limits.requests_memory_max.get(),
         request_memory_max: settings.limits.request_memory_max.get(),
         strangers: Strangers::Refused,
-        ..EngineConfig::cpu(settings.slots())
+        devices: vec![DeviceConfig {
+            floors: FloorShares {
+                standard: settings.engine.standard_floor * 10,
+                batch: settings.engine.batch_floor * 10,
+            },
+            ..DeviceConfig::cpu(settings.slots())
+        }],
     }
 }
 

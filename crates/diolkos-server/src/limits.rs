@@ -32,6 +32,9 @@ pub(crate) const REFUSE_RETRY: Duration = Duration::from_secs(REFUSE_RETRY_SECON
 /// Tenants whose tokens may come over one connection: a proxy for more has connections for more.
 pub(crate) const TENANTS_OF_CONNECTION_MAX: usize = 8;
 
+/// Tenants that a bridge speaks for whose sessions a connection keeps: more than there are sandboxes on a node, as a rule.
+pub(crate) const SPOKEN_FOR_MAX: usize = 64;
+
 /// Bytes of a reason or a name in a line of the audit log.
 pub(crate) const AUDIT_TEXT_BYTES_MAX: usize = 512;
 

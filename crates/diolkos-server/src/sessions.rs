@@ -87,6 +87,8 @@ pub(crate) struct ConnectionContext {
     pub(crate) session: Arc<ClientSession>,
     /// What the transport proved about the other side.
     pub(crate) peer: Peer,
+    /// The other side is somebody who speaks for the tenant.
+    pub(crate) spoken_for: bool,
 }
 
 /// A client process; the start time tells it from a later one with the same id.

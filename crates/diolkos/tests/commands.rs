@@ -338,7 +338,7 @@ fn tenants_and_leases_come_and_go() {
     assert_eq!(names, ["cpu", "default"]);
     let table = daemon.ask(&["lease", "show", "web", "cpu"]).ok().stdout;
     assert!(
-        table.contains("web     cpu    compute  cpu       interactive    -     3          noop"),
+        table.contains("web     cpu    compute  cpu       interactive       1    -     3          noop"),
         "{table}"
     );
     daemon.ask(&["lease", "rm", "web", "cpu"]).ok();

@@ -15,6 +15,8 @@ use std::time::Duration;
 use super::by_tenant::ByTenant;
 use super::seat::AccountKey;
 use super::{Histogram, ModelStats};
+use crate::predict::Predictor;
+use crate::sched::Nanos;
 
 /// What happened to one version of one model. Survives a reload of the version.
 #[derive(Debug, Default)]
@@ -25,6 +27,7 @@ pub struct VersionStats {
     /// that nothing is in it twice.
     departed: Mutex<ModelStats>,
     service: Service,
+    predictor: Predictor,
 }
 
 /// An account, and whose it is.
@@ -93,6 +96,17 @@ impl VersionStats {
     pub(crate) fn executed(&self, tenant: AccountKey, time: Duration) {
         self.of(tenant).executed();
         self.service.add(time);
+    }
+
+    /// What a job with so many bytes of input will cost in device time; `warm_up` is what a run took when the version was
+    /// loaded.
+    pub(crate) fn predict(&self, bytes: u64, warm_up: Nanos) -> Nanos {
+        self.predictor.predict(bytes, warm_up)
+    }
+
+    /// A job with so many bytes of input succeeded, and took so long.
+    pub(crate) fn learn(&self, bytes: u64, time: Duration) {
+        self.predictor.learn(bytes, time);
     }
 
     /// Whether enough runs were seen to say that nearly all are short (see [`crate::limits::RUN_HERE_P99`]).

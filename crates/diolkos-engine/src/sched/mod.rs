@@ -1,42 +1,64 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who runs next on one device. Pure: `step(now, event) -> actions`, with no lock, clock, thread or I/O.
 //!
-//! The policy is a fair first-in-first-out: tenants take turns, one job each; inside a tenant
-//! the higher [`Class`] goes first and equals go in the order of arrival. A job that is cancelled or
-//! late while it waits never starts.
+//! The currency is device time. A job comes with what it is predicted to cost, is charged that when it starts, and the
+//! difference to what it took when it ends, so that a wrong guess is nobody's gain.
+//!
+//! * **Between classes** `interactive` goes before `standard` before `batch`, but each class that waits has a floor: a share
+//!   of device time that the others leave it ([`floors`]).
+//! * **Between tenants of a class** device time is divided by weight: start-time fair queueing (Goyal, Vin, Cheng 1996;
+//!   [`class`]). It was chosen before deficit round robin because it needs no quantum, which would have to be larger than
+//!   the longest job, and because a charge can be corrected afterwards.
+//! * **Inside a tenant and class** the earliest deadline goes first, then the order of arrival.
+//!
+//! A job that is cancelled or late while it waits never starts, and one whose deadline would pass while it waits for what is
+//! before it is refused when it comes.
 //!
 //! ```text
 //!            Arrive
-//!              │ queue full ──> Refuse
+//!              │ queue full, or too late ──> Refuse
 //!              ▼
 //!           waiting ── Cancel ──> Cancelled
 //!              │    └─ deadline ─> Expire
 //!              ▼ turn and free slot
-//!         Start / RunHere ──> running ── Finish ──> (slot free again)
+//!         Start / RunHere ──> running ── Finish ──> (slot free again, charge corrected)
 //! ```
 //!
-//! Invariants, checked by the property tests against a plainer model:
+//! Invariants, checked by the property tests against a plainer model and by the simulator:
 //!
 //! * Every job that arrives gets exactly one of `Start`, `RunHere`, `Refuse`, `Expire`, `Cancelled`.
 //! * Never more jobs run than there are slots, nor more of one tenant than it may run at once; and no slot is free while
 //!   a job waits whose tenant may run another.
-//! * Between two starts of a tenant that keeps waiting and is not at its own bound, every other waiting tenant starts at
-//!   most one job.
+//! * What is kept does not grow with tenants or jobs that are gone.
 
-mod queue;
+pub mod class;
+pub mod floors;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod sim;
+mod tenants;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 pub use diolkos_backend::endpoint::Class;
 use diolkos_types::{BuildSpread, JobId};
 
-use queue::TurnQueue;
+use class::{ClassQueue, Place};
+pub use floors::FloorShares;
+use floors::Floors;
+use tenants::Tenants;
 
-/// Nanoseconds since an origin that the caller chose.
+/// Nanoseconds: of device time, or since an origin that the caller chose.
 pub type Nanos = u64;
+
+/// All classes, the most urgent first.
+pub const CLASSES: [Class; 3] = [Class::Interactive, Class::Standard, Class::Batch];
+
+/// No job is charged less: a prediction of nothing must not be a way to run for nothing.
+pub const COST_MIN: Nanos = 1000;
 
 /// The scheduler's name for a tenant; no other tenant ever gets the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,10 +71,12 @@ pub struct Arrival {
     pub job: JobId,
     /// Whose.
     pub tenant: TenantKey,
-    /// How urgent among that tenant's own.
+    /// How urgent.
     pub class: Class,
     /// Must have begun by then.
     pub deadline: Option<Nanos>,
+    /// Device time that it will take, as far as one can tell.
+    pub cost: Nanos,
     /// The thread that brings it offers to run it.
     pub run_here: bool,
     /// What its tenant may have here, from now on.
@@ -66,11 +90,13 @@ pub struct Share {
     pub running_max: usize,
     /// Jobs that may wait.
     pub waiting_max: usize,
+    /// Its part of the device time beside others of the same class: twice the weight, twice the time. At least 1.
+    pub weight: u32,
 }
 
 impl Share {
     /// As much as the device has.
-    pub const ALL: Share = Share { running_max: usize::MAX, waiting_max: usize::MAX };
+    pub const ALL: Share = Share { running_max: usize::MAX, waiting_max: usize::MAX, weight: 1 };
 }
 
 /// What happened.
@@ -78,8 +104,8 @@ impl Share {
 pub enum Event {
     /// A job was admitted.
     Arrive(Arrival),
-    /// A job of this tenant that ran has ended.
-    Finish(JobId, TenantKey),
+    /// A job that ran has ended, after so much time on the device.
+    Finish(JobId, Nanos),
     /// Nobody wants this job any more. Ignored for a job that runs or is unknown.
     Cancel(JobId),
     /// Time passed (a `WakeAt` came due).
@@ -93,7 +119,7 @@ pub enum Action {
     Start(JobId),
     /// Run this job, which just arrived, on the thread that brought it. It holds a slot all the same.
     RunHere(JobId),
-    /// Answer `Busy`.
+    /// Answer that there is no room for it.
     Refuse(JobId, Full),
     /// Answer that the deadline passed.
     Expire(JobId),
@@ -110,9 +136,11 @@ pub enum Full {
     Device,
     /// The tenant's part of it.
     Tenant,
+    /// Its deadline: it would wait so long.
+    Late(Nanos),
 }
 
-/// Sizes of one scheduler.
+/// Sizes and policy of one scheduler.
 #[derive(Clone, Copy, Debug)]
 pub struct SchedConfig {
     /// Jobs that may run at once; at least one.
@@ -121,24 +149,37 @@ pub struct SchedConfig {
     pub queue_max: usize,
     /// Jobs of one tenant that may wait.
     pub tenant_queue_max: usize,
+    /// What the less urgent classes get whatever the others want.
+    pub floors: FloorShares,
 }
 
 /// Where a waiting job stands, so that it can be taken out of the middle.
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
     tenant: TenantKey,
-    place: queue::Place,
-    deadline: Option<Nanos>,
+    class: Class,
+    place: Place,
+}
+
+/// What a running job was charged, and to whom.
+#[derive(Clone, Copy, Debug)]
+struct Running {
+    tenant: TenantKey,
+    class: Class,
+    cost: Nanos,
 }
 
 /// The scheduler of one device.
 #[derive(Debug)]
 pub struct Scheduler {
     config: SchedConfig,
-    running: usize,
-    queue: TurnQueue,
+    classes: [ClassQueue; CLASSES.len()],
+    floors: Floors,
+    tenants: Tenants,
     waiting: HashMap<JobId, Waiting, BuildSpread>,
+    running: HashMap<JobId, Running, BuildSpread>,
     deadlines: BTreeSet<(Nanos, JobId)>,
+    arrivals: u64,
     wake_at: Option<Nanos>,
 }
 
@@ -149,10 +190,13 @@ impl Scheduler {
         assert!(config.slots > 0, "a device without slots can run nothing");
         Scheduler {
             config,
-            running: 0,
-            queue: TurnQueue::default(),
+            classes: Default::default(),
+            floors: Floors::new(config.floors),
+            tenants: Tenants::default(),
             waiting: HashMap::default(),
+            running: HashMap::default(),
             deadlines: BTreeSet::new(),
+            arrivals: 0,
             wake_at: None,
         }
     }
@@ -166,7 +210,7 @@ impl Scheduler {
     /// Jobs that run.
     #[must_use]
     pub fn running(&self) -> usize {
-        self.running
+        self.running.len()
     }
 
     /// Whether some job that waits has a deadline.
@@ -178,11 +222,12 @@ impl Scheduler {
     /// Takes in what happened and appends what to do about it to `actions`.
     pub fn step(&mut self, now: Nanos, event: Event, actions: &mut Vec<Action>) {
         match event {
-            Event::Arrive(arrival) => self.arrive(now, arrival, actions),
-            Event::Finish(_, tenant) => {
-                self.queue.finished(tenant);
-                self.running -= 1;
+            Event::Arrive(arrival) => {
+                self.arrive(now, arrival, actions);
+                // One that was refused may be all that its tenant had.
+                self.tenants.forget_idle(arrival.tenant);
             }
+            Event::Finish(job, took) => self.finish(job, took),
             Event::Cancel(job) => {
                 if self.remove(job) {
                     actions.push(Action::Cancelled(job));
@@ -197,31 +242,104 @@ impl Scheduler {
     }
 
     fn arrive(&mut self, now: Nanos, arrival: Arrival, actions: &mut Vec<Action>) {
-        let Arrival { job, tenant, class, deadline, run_here, share } = arrival;
-        if self.queue.allow(tenant, share.running_max.max(1)) {
-            // The bound was just raised: those who wait go first.
-            self.expire(now, actions);
-            self.fill_slots(actions);
-        }
+        let Arrival { job, tenant, class, deadline, run_here, share, .. } = arrival;
+        let cost = arrival.cost.max(COST_MIN);
+        self.allow(now, tenant, share, actions);
         if deadline.is_some_and(|deadline| deadline <= now) {
             return actions.push(Action::Expire(job));
         }
-        if self.running < self.config.slots && self.queue.would_be_next(tenant) {
-            self.running += 1;
-            self.queue.started(tenant);
+        // No slot is free while somebody waits who may run, so with a free one this job is next.
+        if self.running.len() < self.config.slots && self.tenants.has_room(tenant) {
+            let start = self.classes[class as usize].charge(tenant, self.tenants.weight(tenant), cost);
+            self.begin(job, Running { tenant, class, cost }, start);
+            self.serve(class, cost);
             return actions.push(if run_here { Action::RunHere(job) } else { Action::Start(job) });
         }
         if self.waiting.len() >= self.config.queue_max {
             return actions.push(Action::Refuse(job, Full::Device));
         }
-        if self.queue.len_of(tenant) >= self.config.tenant_queue_max.min(share.waiting_max) {
+        if self.tenants.waiting(tenant) >= self.config.tenant_queue_max.min(share.waiting_max) {
             return actions.push(Action::Refuse(job, Full::Tenant));
         }
-        let place = self.queue.push(tenant, class, job);
-        let known = self.waiting.insert(job, Waiting { tenant, place, deadline });
-        assert!(known.is_none(), "job {job} arrived twice");
+        let place = (deadline.unwrap_or(Nanos::MAX), self.arrivals);
         if let Some(deadline) = deadline {
+            let wait = self.wait_of(tenant, class, place);
+            if now.saturating_add(wait) > deadline {
+                return actions.push(Action::Refuse(job, Full::Late(wait)));
+            }
             self.deadlines.insert((deadline, job));
+        }
+        self.arrivals += 1;
+        let known = self.waiting.insert(job, Waiting { tenant, class, place });
+        assert!(known.is_none(), "job {job} arrived twice");
+        self.classes[class as usize].push(tenant, self.tenants.weight(tenant), place, job, cost);
+        self.tenants.waits(tenant);
+        if self.tenants.has_room(tenant) {
+            self.classes[class as usize].line_up(tenant);
+        }
+    }
+
+    /// Says what a tenant may have from now on, which may let one go that waits, or hold one up.
+    fn allow(&mut self, now: Nanos, tenant: TenantKey, share: Share, actions: &mut Vec<Action>) {
+        let (had_room, weight) = (self.tenants.has_room(tenant), self.tenants.weight(tenant));
+        self.tenants.allow(tenant, share);
+        if self.tenants.weight(tenant) != weight {
+            let weight = self.tenants.weight(tenant);
+            self.classes.iter_mut().for_each(|class| class.set_weight(tenant, weight));
+        }
+        match (had_room, self.tenants.has_room(tenant)) {
+            (false, true) => {
+                // Those who wait go before the one that just comes.
+                self.line_up(tenant);
+                self.expire(now, actions);
+                self.fill_slots(actions);
+            }
+            (true, false) => self.classes.iter_mut().for_each(|class| class.step_out(tenant)),
+            _ => {}
+        }
+    }
+
+    /// How long a job at this place would wait if everything takes as long as predicted and nobody else comes: what the more
+    /// urgent classes have, and of its own class what its tenant has before it, stretched by the others' weights.
+    fn wait_of(&self, tenant: TenantKey, class: Class, place: Place) -> Nanos {
+        let urgent = self.classes[..class as usize].iter().map(ClassQueue::work);
+        let own = self.classes[class as usize].work_before(tenant, self.tenants.weight(tenant), place);
+        urgent.fold(own, Nanos::saturating_add) / self.config.slots as u64
+    }
+
+    fn begin(&mut self, job: JobId, running: Running, start: class::Virtual) {
+        let Running { tenant, class, cost } = running;
+        let weight = self.tenants.weight(tenant);
+        self.classes[class as usize].passed(tenant, weight, cost, start);
+        self.tenants.runs(tenant);
+        let known = self.running.insert(job, running);
+        assert!(known.is_none(), "job {job} started twice");
+    }
+
+    /// A class has so much of the device, and those who wait are owed a part of it.
+    fn serve(&mut self, class: Class, time: Nanos) {
+        self.floors.served(class, time, |class| self.classes[class as usize].has_line());
+    }
+
+    fn finish(&mut self, job: JobId, took: Nanos) {
+        let Running { tenant, class, cost } = self.running.remove(&job).expect("a job finishes that runs");
+        let took = took.max(COST_MIN);
+        self.classes[class as usize].correct(tenant, self.tenants.weight(tenant), cost, took);
+        let was_full = !self.tenants.has_room(tenant);
+        self.tenants.finished(tenant);
+        if was_full && self.tenants.has_room(tenant) {
+            self.line_up(tenant);
+        }
+        self.tenants.forget_idle(tenant);
+        if took > cost {
+            self.serve(class, took - cost);
+        }
+    }
+
+    /// The tenant may run another job, so what it has waiting is in line.
+    fn line_up(&mut self, tenant: TenantKey) {
+        if self.tenants.waiting(tenant) > 0 {
+            self.classes.iter_mut().for_each(|class| class.line_up(tenant));
         }
     }
 
@@ -237,15 +355,33 @@ impl Scheduler {
     }
 
     fn fill_slots(&mut self, actions: &mut Vec<Action>) {
-        while self.running < self.config.slots {
-            let Some(job) = self.queue.pop() else { return };
+        while self.running.len() < self.config.slots {
+            let Some(class) = self.next_class() else { return };
+            let queue = &mut self.classes[class as usize];
+            let popped = queue.pop(|tenant| self.tenants.weight(tenant)).expect("its line is not empty");
+            let class::Popped { tenant, job, cost, start } = popped;
             let waited = self.waiting.remove(&job).expect("every queued job is in the table of waiting jobs");
-            if let Some(deadline) = waited.deadline {
-                self.deadlines.remove(&(deadline, job));
+            if waited.place.0 < Nanos::MAX {
+                self.deadlines.remove(&(waited.place.0, job));
             }
-            self.running += 1;
+            self.begin(job, Running { tenant, class, cost }, start);
+            self.tenants.waits_no_more(tenant);
+            if self.tenants.has_room(tenant) {
+                self.classes[class as usize].line_up(tenant);
+            } else {
+                self.classes.iter_mut().for_each(|class| class.step_out(tenant));
+            }
+            self.serve(class, cost);
             actions.push(Action::Start(job));
         }
+    }
+
+    /// The most urgent class with somebody in line, unless a floor is due.
+    fn next_class(&self) -> Option<Class> {
+        let next_cost = |class: Class| self.classes[class as usize].next_cost();
+        let in_line = CLASSES.into_iter().filter(|&class| next_cost(class).is_some());
+        let due = |class: &Class| next_cost(*class).is_some_and(|cost| self.floors.is_due(*class, cost));
+        in_line.clone().find(due).or_else(|| in_line.into_iter().next())
     }
 
     fn set_timer(&mut self, actions: &mut Vec<Action>) {
@@ -257,10 +393,12 @@ impl Scheduler {
     }
 
     fn remove(&mut self, job: JobId) -> bool {
-        let Some(Waiting { tenant, place, deadline }) = self.waiting.remove(&job) else { return false };
-        self.queue.remove(tenant, place);
-        if let Some(deadline) = deadline {
-            self.deadlines.remove(&(deadline, job));
+        let Some(Waiting { tenant, class, place }) = self.waiting.remove(&job) else { return false };
+        self.classes[class as usize].remove(tenant, place);
+        self.tenants.waits_no_more(tenant);
+        self.tenants.forget_idle(tenant);
+        if place.0 < Nanos::MAX {
+            self.deadlines.remove(&(place.0, job));
         }
         true
     }

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use diolkos_engine::{Engine, Policy};
+use diolkos_engine::{Engine, Patterns, Policy};
 use diolkos_types::TenantId;
 
 use super::{Certificate, CertificateName, CgroupPattern, TokenHash};
@@ -63,6 +63,8 @@ pub(crate) struct Directory {
     uids: HashMap<u32, TenantId>,
     tokens: HashMap<TokenHash, TenantId>,
     certificates: HashMap<CertificateName, TenantId>,
+    /// Whom a tenant may speak for.
+    acts_for: HashMap<TenantId, Patterns>,
     anonymous: Option<TenantId>,
 }
 
@@ -75,6 +77,7 @@ impl Directory {
             uids: HashMap::new(),
             tokens: HashMap::new(),
             certificates: HashMap::new(),
+            acts_for: HashMap::new(),
             anonymous: settings.anonymous.as_deref().map(TenantId::new),
         };
         if settings.tenants.is_empty() {
@@ -90,6 +93,10 @@ impl Directory {
                 admin: tenant.admin,
             };
             directory.rights.insert(id.clone(), rights);
+            if !tenant.acts_for.is_empty() {
+                let patterns = Patterns::new(tenant.acts_for.iter().map(String::as_str));
+                directory.acts_for.insert(id.clone(), patterns);
+            }
             directory.uids.extend(tenant.uids.iter().map(|&uid| (uid, id.clone())));
             directory.tokens.extend(tenant.tokens.iter().map(|&token| (token, id.clone())));
             directory.certificates.extend(tenant.certificates.iter().map(|name| (name.clone(), id.clone())));
@@ -149,6 +156,13 @@ impl Directory {
     /// Whose token this is, where tokens count.
     pub(crate) fn of_token(&self, peer: &Peer, token: &str) -> Option<TenantId> {
         self.takes_tokens(peer).then(|| self.tokens.get(&TokenHash::of(token)).cloned()).flatten()
+    }
+
+    /// The tenant of this name, if there is one and `bridge` may send requests for it.
+    pub(crate) fn spoken_for(&self, bridge: &TenantId, name: &str) -> Option<TenantId> {
+        let id = TenantId::new(name);
+        let may = self.acts_for.get(bridge).is_some_and(|patterns| patterns.match_any(name));
+        (may && self.rights.contains_key(&id)).then_some(id)
     }
 
     /// What a tenant may; nothing if it is not in the settings any more.
@@ -239,6 +253,16 @@ mod tests {
             Rights { connections_max: 3, bodies_memory_max: 1 << 20, metrics: true, admin: false }
         );
         assert_eq!(directory.rights(&TenantId::new("gone")), Rights::NONE);
+    }
+
+    #[test]
+    fn a_bridge_speaks_for_those_it_may() {
+        let directory = directory("[tenants.bridge]\nacts_for = [\"w*\"]\n[tenants.web]\n[tenants.batch]\n");
+        let bridge = TenantId::new("bridge");
+        assert_eq!(directory.spoken_for(&bridge, "web"), Some(TenantId::new("web")));
+        assert_eq!(directory.spoken_for(&bridge, "batch"), None);
+        assert_eq!(directory.spoken_for(&bridge, "wide"), None, "there is none of that name");
+        assert_eq!(directory.spoken_for(&TenantId::new("web"), "web"), None);
     }
 
     #[test]

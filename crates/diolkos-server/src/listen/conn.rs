@@ -415,6 +415,7 @@ impl Serving {
             place: entry.place(),
             by_transport: lease,
             by_token: Mutex::default(),
+            spoken_for: Mutex::default(),
         });
         connection.serves(&callers);
         let service = ConnService {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::body::Body;
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Method, Request, Response, StatusCode};
 use diolkos_types::{Code, Status};
 use http_body_util::BodyExt as _;
@@ -61,14 +61,14 @@ impl hyper::service::Service<Request<Incoming>> for ConnService {
         let in_flight = InFlight::begin(self.connection.clone(), number);
         let front = front_of(&request);
         let trace = TraceContext::from_headers(request.headers());
-        let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
-        let context = match self.callers.context(authorization) {
+        let context = match self.callers.context(request.headers()) {
             Ok(context) => context,
             Err(unknown) => {
                 limited!(warn, peer = %self.callers.peer, ?unknown, "refused a request");
                 let (code, reason) = match &unknown {
                     Unknown::NoToken => (Code::PermissionDenied, "no token"),
                     Unknown::WrongToken => (Code::PermissionDenied, "a token of nobody"),
+                    Unknown::NotForOthers => (Code::PermissionDenied, "for another tenant"),
                     Unknown::NoSession(status) => (status.code(), status.message()),
                 };
                 self.app.audit.refused(None, Some(&self.callers.peer), Action::Request, code, reason);
@@ -199,6 +199,10 @@ fn refusal(front: Front, status: Status) -> Response<Body> {
 fn unknown_caller(front: Front, unknown: Unknown) -> Response<Body> {
     let message = match unknown {
         Unknown::NoSession(status) => return refusal(front, status),
+        Unknown::NotForOthers => {
+            let text = "there is no tenant of that name that yours may speak for (x-diolkos-tenant, tenants.NAME.acts_for)";
+            return refusal(front, Status::new(Code::PermissionDenied, text));
+        }
         Unknown::NoToken => "this address serves those who show a token: send `authorization: Bearer TOKEN`",
         Unknown::WrongToken => "this is no token of anybody here",
     };

@@ -83,6 +83,8 @@ pub const DOCUMENTED: &[Metric] = &[
     counter("diolkos_device_jobs_total", &["device"], "Jobs taken in, refused ones included."),
     counter("diolkos_device_jobs_run_here_total", &["device"], "Jobs that ran on the thread that brought them."),
     counter("diolkos_device_busy_seconds_total", &["device"], "Seconds that slots were busy with jobs that ended."),
+    counter("diolkos_device_predicted_seconds_total", &["device"], "Seconds that these jobs were predicted to take."),
+    counter("diolkos_device_prediction_error_seconds_total", &["device"], "Seconds by which predictions were wrong, too much and too little alike."),
     counter("diolkos_tenant_requests_total", &["tenant"], "Requests that ended, however they ended."),
     counter("diolkos_tenant_failures_total", &["tenant", "code"], "Requests that failed, by status code."),
     gauge("diolkos_tenant_jobs", &["tenant"], "Jobs admitted and not ended."),

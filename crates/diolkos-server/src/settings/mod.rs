@@ -119,11 +119,16 @@ pub struct Limits {
 }
 
 /// How many jobs run at once.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EngineSettings {
     /// Jobs that run at once, each on a thread of its own; 0 = one for each core. Default 0.
     pub slots: usize,
+    /// What jobs of class `standard` get although more urgent ones wait: percent of the device time that others are served.
+    /// Default 10.
+    pub standard_floor: u16,
+    /// The same for class `batch`. Default 5.
+    pub batch_floor: u16,
 }
 
 /// The native channel.
@@ -224,6 +229,12 @@ impl Default for Limits {
             request_memory_max: Size::new(engine_limits::ONE_REQUEST_MEMORY_MAX),
             requests_memory_max: Size::new(engine_limits::REQUEST_MEMORY_MAX),
         }
+    }
+}
+
+impl Default for EngineSettings {
+    fn default() -> EngineSettings {
+        EngineSettings { slots: 0, standard_floor: 10, batch_floor: 5 }
     }
 }
 

@@ -263,6 +263,16 @@ pub(super) fn broken_rules(settings: &Settings) -> Vec<(String, String)> {
         settings.engine.slots <= engine_limits::DEVICE_SLOTS_MAX,
         format!("is {}; at most {} are possible", settings.engine.slots, engine_limits::DEVICE_SLOTS_MAX),
     );
+    for (key, floor) in [
+        ("engine.standard_floor", settings.engine.standard_floor),
+        ("engine.batch_floor", settings.engine.batch_floor),
+    ] {
+        rule(
+            key,
+            floor <= 50,
+            format!("is {floor} percent; at most 50 are possible, or it would be no floor"),
+        );
+    }
     rule("models.variable_dim_max", models.variable_dim_max > 0, "is 0, which allows no tensor".into());
     rule(
         "listen",

@@ -45,6 +45,8 @@ pub struct TenantSettings {
     pub load: bool,
     /// May read `/metrics`, which tell about everybody. Default `false`.
     pub metrics: bool,
+    /// Tenants that it may send requests for, a bridge say; `*` stands for any text and `?` for one character. Default none.
+    pub acts_for: Vec<String>,
     /// May add, change and remove tenants while the daemon runs, from unix sockets. Default `false`.
     pub admin: bool,
     /// What it may use. Default nothing.
@@ -65,6 +67,8 @@ pub struct LeaseSettings {
     pub operations: Vec<String>,
     /// The most urgent class of its jobs: `"interactive"`, `"standard"` or `"batch"`. Default `"interactive"`.
     pub class: ClassName,
+    /// Its part of the device time beside other tenants of the same class: twice the weight, twice the time. Default 1.
+    pub weight: Option<u32>,
     /// Jobs that may run at once. Default: as many as the device has slots.
     pub concurrency_max: Option<usize>,
     /// Jobs that may wait. Default: half of the device's queue.
@@ -147,6 +151,7 @@ impl LeaseSettings {
             share: Share {
                 running_max: self.concurrency_max.unwrap_or(usize::MAX),
                 waiting_max: self.queue_max.unwrap_or(usize::MAX),
+                weight: self.weight.unwrap_or(1),
             },
         }
     }
@@ -222,6 +227,10 @@ pub(super) fn broken_rules(
                     format!("{} is 0, which allows nothing", key("concurrency_max")),
                 );
             }
+            if lease.weight.is_some_and(|weight| !(1..=WEIGHT_MAX).contains(&weight)) {
+                let key = key("weight");
+                broken(key.clone(), format!("{key} has to be between 1 and {WEIGHT_MAX}"));
+            }
             let device = lease.resource.clone();
             if let Some(other) = devices.insert(device, lease_name) {
                 let what = lease.resource.as_deref().map_or("all devices".into(), |name| format!("`{name}`"));
@@ -233,6 +242,9 @@ pub(super) fn broken_rules(
         }
     }
 }
+
+/// Largest weight: virtual time is kept in thousandths.
+const WEIGHT_MAX: u32 = 1000;
 
 /// Notes whose `what` is; complains if it is somebody else's.
 fn once<'a, K: Eq + Hash>(

@@ -273,6 +273,42 @@ async fn a_body_without_room_is_not_read_and_costs_its_rate() {
 }
 
 #[tokio::test]
+async fn a_bridge_speaks_for_others_and_nobody_else_does() {
+    // The operator may look after tenants, and nobody does that for it.
+    let more = "\
+[tenants.c]
+admin = true
+leases.all = { kind = \"compute\", operations = [\"copy\"] }
+";
+    let bridge = BOTH.replace("[tenants.a]\n", "[tenants.a]\nacts_for = [\"b\", \"c\", \"gone\"]\n") + more;
+    let fixture = tenants(&bridge).await;
+    let ask = |path: &str, tenant: &str| {
+        format!("GET {path} HTTP/1.1\r\nHost: d\r\nX-Diolkos-Tenant: {tenant}\r\n\r\n")
+    };
+    let mut a = connect(&fixture, "a").await;
+    assert_eq!(a.get("/v2/models/gate").await.unwrap().status, 404);
+    a.send(&ask("/v2/models/gate", "b")).await;
+    assert_eq!(a.reply().await.unwrap().status, 200);
+    a.send(&ask("/v2/diolkos/status", "b")).await;
+    let status = a.reply().await.unwrap().body;
+    assert!(status.contains("\"name\":\"b\""), "{status}");
+    assert_eq!(a.get("/v2/models/gate").await.unwrap().status, 404, "and is itself without the header");
+    // Nobody of that name, and somebody whom it may not speak for.
+    a.send(&ask("/v2/models/gate", "gone")).await;
+    let gone = a.reply().await.unwrap();
+    a.send(&ask("/v2/models/gate", "a")).await;
+    let own = a.reply().await.unwrap();
+    assert_eq!((gone.status, &gone.body), (403, &own.body));
+    a.send(&ask("/v2/diolkos/tenants", "c")).await;
+    assert_eq!(a.reply().await.unwrap().status, 403);
+    let mut b = connect(&fixture, "b").await;
+    b.send(&ask("/v2/models/copy", "a")).await;
+    let refused = b.reply().await.unwrap();
+    assert_eq!((refused.status, &refused.body), (403, &own.body));
+    fixture.daemon.shutdown().await;
+}
+
+#[tokio::test]
 async fn connections_are_counted_for_each() {
     let limited = BOTH.replace("[tenants.a]\n", "[tenants.a]\nconnections_max = 2\n");
     let fixture = tenants(&limited).await;

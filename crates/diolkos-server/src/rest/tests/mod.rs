@@ -163,7 +163,13 @@ impl Front {
         let session = ClientSession::open_with(&app, &tenant, memory).unwrap();
         app.advance(Phase::Ready);
         let router = router(app.clone());
-        Front { app, router, context: ConnectionContext { session, peer: Peer::tcp() }, shm, _dir: dir }
+        Front {
+            app,
+            router,
+            context: ConnectionContext { session, peer: Peer::tcp(), spoken_for: false },
+            shm,
+            _dir: dir,
+        }
     }
 
     /// Tasks own what they use, so this does not borrow.

@@ -130,7 +130,7 @@ pub struct TenantAdd {
     /// Take everything from `[tenants.NAME]` in this file instead, which is TOML as in the settings; `-` = standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["sockets", "socket_mode", "uids", "cgroups", "tokens",
         "certificates", "rate", "burst", "connections_max", "sessions_max", "requests_memory_max", "regions_memory_max",
-        "deadline_max", "load", "metrics", "admin", "models", "operations", "class", "resource", "concurrency_max",
+        "deadline_max", "load", "metrics", "admin", "models", "operations", "class", "resource", "weight", "concurrency_max",
         "queue_max"])]
     pub from: Option<PathBuf>,
     /// Replace the tenant if it is there
@@ -159,6 +159,9 @@ pub struct LeaseOptions {
     /// Which device [default: every device that no other lease of the tenant names]
     #[arg(long, value_name = "DEVICE")]
     pub resource: Option<String>,
+    /// Its part of the device time beside other tenants of the class: twice the weight, twice the time [default: 1]
+    #[arg(long, value_name = "N")]
+    pub weight: Option<u32>,
     /// Jobs that may run at once
     #[arg(long, value_name = "N")]
     pub concurrency_max: Option<u64>,
@@ -249,8 +252,8 @@ pub struct LeaseAdd {
 
 impl LeaseOptions {
     fn is_empty(&self) -> bool {
-        let LeaseOptions { models, operations, class, resource, concurrency_max, queue_max } = self;
-        let limits = concurrency_max.is_some() || queue_max.is_some();
+        let LeaseOptions { models, operations, class, resource, weight, concurrency_max, queue_max } = self;
+        let limits = weight.is_some() || concurrency_max.is_some() || queue_max.is_some();
         models.is_empty() && operations.is_empty() && class.is_none() && resource.is_none() && !limits
     }
 
@@ -262,6 +265,7 @@ impl LeaseOptions {
         say("operations", self.operations.clone().into());
         self.class.iter().for_each(|class| say("class", class.clone().into()));
         say("resource", self.resource.clone().into());
+        say("weight", self.weight.into());
         say("concurrency_max", self.concurrency_max.into());
         say("queue_max", self.queue_max.into());
         lease.into()

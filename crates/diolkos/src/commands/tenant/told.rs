@@ -139,6 +139,7 @@ pub(super) fn leases(leases: &[Lease], paint: Paint) -> Vec<u8> {
         ("KIND", Lean::Left),
         ("RESOURCE", Lean::Left),
         ("CLASS", Lean::Left),
+        ("WEIGHT", Lean::Right),
         ("RUN", Lean::Right),
         ("WAIT", Lean::Right),
         ("MODELS", Lean::Left),
@@ -155,6 +156,7 @@ pub(super) fn leases(leases: &[Lease], paint: Paint) -> Vec<u8> {
                 word(&json["kind"]),
                 settings.resource.clone().unwrap_or_else(|| "all".to_owned()),
                 word(&json["class"]),
+                settings.weight.unwrap_or(1).to_string(),
                 limit(settings.concurrency_max),
                 limit(settings.queue_max),
                 settings.models.join(" "),
@@ -198,7 +200,7 @@ mod tests {
         let text = String::from_utf8(leases(&all, Paint::PLAIN)).unwrap();
         assert_eq!(
             text.lines().nth(1).unwrap(),
-            "web     cpu    compute  all       interactive    2     -  m* d"
+            "web     cpu    compute  all       interactive       1    2     -  m* d"
         );
     }
 

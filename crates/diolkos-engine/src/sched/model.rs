@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The same policy, written without any index: everything is found by looking at all of it. Too plain to be wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::class::Virtual;
+use super::*;
+
+/// What the model knows of a job that waits.
+#[derive(Clone, Debug)]
+pub(super) struct Plain {
+    pub(super) arrival: Arrival,
+    order: u64,
+}
+
+impl Plain {
+    fn place(&self) -> (Nanos, u64) {
+        (self.arrival.deadline.unwrap_or(Nanos::MAX), self.order)
+    }
+
+    fn cost(&self) -> Nanos {
+        self.arrival.cost.max(COST_MIN)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Model {
+    config: SchedConfig,
+    pub(super) running: Vec<(JobId, Running)>,
+    pub(super) waiting: Vec<Plain>,
+    shares: BTreeMap<TenantKey, Share>,
+    start: BTreeMap<(Class, TenantKey), Virtual>,
+    now: [Virtual; 3],
+    latest: [Virtual; 3],
+    aside: [u64; 3],
+    arrivals: u64,
+}
+
+impl Model {
+    pub(super) fn new(config: SchedConfig) -> Model {
+        Model {
+            config,
+            running: Vec::new(),
+            waiting: Vec::new(),
+            shares: BTreeMap::new(),
+            start: BTreeMap::new(),
+            now: [0; 3],
+            latest: [0; 3],
+            aside: [0; 3],
+            arrivals: 0,
+        }
+    }
+
+    pub(super) fn step(&mut self, now: Nanos, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Arrive(arrival) => self.arrive(now, arrival, &mut actions),
+            Event::Finish(job, took) => self.finish(job, took.max(COST_MIN)),
+            Event::Cancel(job) => {
+                let before = self.waiting.len();
+                self.waiting.retain(|plain| plain.arrival.job != job);
+                if self.waiting.len() < before {
+                    actions.push(Action::Cancelled(job));
+                }
+            }
+            Event::Tick => {}
+        }
+        self.expire(now, &mut actions);
+        self.fill(&mut actions);
+        actions
+    }
+
+    pub(super) fn has_room(&self, tenant: TenantKey) -> bool {
+        let running = self.running.iter().filter(|(_, running)| running.tenant == tenant).count();
+        running < self.shares[&tenant].running_max.max(1)
+    }
+
+    fn virtual_time(&self, tenant: TenantKey, cost: Nanos) -> Virtual {
+        Virtual::from(cost) * 1000 / Virtual::from(self.shares[&tenant].weight.max(1))
+    }
+
+    /// When a tenant's next job would start.
+    fn start_of(&self, class: Class, tenant: TenantKey) -> Virtual {
+        self.start.get(&(class, tenant)).copied().unwrap_or(0)
+    }
+
+    /// The first job of the tenant that is next, of those who may run another.
+    fn next_of(&self, class: Class) -> Option<&Plain> {
+        let mine = self.waiting.iter().filter(|plain| plain.arrival.class == class);
+        let may = mine.filter(|plain| self.has_room(plain.arrival.tenant));
+        may.min_by_key(|plain| {
+            (self.start_of(class, plain.arrival.tenant), plain.arrival.tenant, plain.place())
+        })
+    }
+
+    fn served(&mut self, served: Class, time: Nanos) {
+        for class in CLASSES {
+            let share = match class {
+                Class::Interactive => 0,
+                Class::Standard => u64::from(self.config.floors.standard),
+                Class::Batch => u64::from(self.config.floors.batch),
+            };
+            let aside = self.aside[class as usize];
+            self.aside[class as usize] = if class == served {
+                aside.saturating_sub(time * 1000)
+            } else if self.next_of(class).is_some() {
+                aside + time * share
+            } else {
+                0
+            };
+        }
+    }
+
+    fn begin(&mut self, job: JobId, tenant: TenantKey, class: Class, cost: Nanos) {
+        let start = self.start_of(class, tenant);
+        let next = start + self.virtual_time(tenant, cost);
+        self.start.insert((class, tenant), next);
+        self.latest[class as usize] = self.latest[class as usize].max(next);
+        let weights = Virtual::from(self.weights_with(class, tenant));
+        let passed = self.now[class as usize] + Virtual::from(cost) * 1000 / weights;
+        self.now[class as usize] = passed.max(start);
+        self.running.push((job, Running { tenant, class, cost }));
+        self.served(class, cost);
+    }
+
+    fn finish(&mut self, job: JobId, took: Nanos) {
+        let at = self.running.iter().position(|&(running, _)| running == job).unwrap();
+        let (_, Running { tenant, class, cost }) = self.running.remove(at);
+        let start = self.start_of(class, tenant);
+        let now = self.now[class as usize];
+        let corrected = if took >= cost {
+            start + self.virtual_time(tenant, took - cost)
+        } else {
+            start.saturating_sub(self.virtual_time(tenant, cost - took)).max(now)
+        };
+        self.start.insert((class, tenant), corrected);
+        self.latest[class as usize] = self.latest[class as usize].max(corrected);
+        let busy = self.running.iter().any(|(_, running)| running.class == class)
+            || self.waiting.iter().any(|plain| plain.arrival.class == class);
+        if !busy {
+            self.now[class as usize] = self.latest[class as usize];
+            self.start.retain(|&(other, _), _| other != class);
+        }
+        if took > cost {
+            self.served(class, took - cost);
+        }
+    }
+
+    fn expire(&mut self, now: Nanos, actions: &mut Vec<Action>) {
+        let mut late: Vec<(Nanos, JobId)> = self
+            .waiting
+            .iter()
+            .filter_map(|plain| Some((plain.arrival.deadline?, plain.arrival.job)))
+            .filter(|&(deadline, _)| deadline <= now)
+            .collect();
+        late.sort_unstable();
+        for (_, job) in late {
+            self.waiting.retain(|plain| plain.arrival.job != job);
+            actions.push(Action::Expire(job));
+        }
+    }
+
+    fn fill(&mut self, actions: &mut Vec<Action>) {
+        while self.running.len() < self.config.slots {
+            let next: Vec<&Plain> = CLASSES.into_iter().filter_map(|class| self.next_of(class)).collect();
+            let due = |plain: &&&Plain| {
+                let class = plain.arrival.class;
+                class != Class::Interactive && self.aside[class as usize] / 1000 >= plain.cost()
+            };
+            let Some(next) = next.iter().find(due).or(next.first()).map(|plain| (*plain).clone()) else {
+                return;
+            };
+            let Arrival { job, tenant, class, .. } = next.arrival;
+            self.waiting.retain(|plain| plain.arrival.job != job);
+            self.begin(job, tenant, class, next.cost());
+            actions.push(Action::Start(job));
+        }
+    }
+
+    fn arrive(&mut self, now: Nanos, arrival: Arrival, actions: &mut Vec<Action>) {
+        let Arrival { job, tenant, class, share, .. } = arrival;
+        let had_room = !self.shares.contains_key(&tenant) || self.has_room(tenant);
+        self.shares.insert(tenant, share);
+        if !had_room && self.has_room(tenant) {
+            self.expire(now, actions);
+            self.fill(actions);
+        }
+        let plain = Plain { arrival, order: self.arrivals };
+        let mine = self.waiting.iter().filter(|plain| plain.arrival.tenant == tenant).count();
+        if arrival.deadline.is_some_and(|deadline| deadline <= now) {
+            actions.push(Action::Expire(job));
+        } else if self.running.len() < self.config.slots && self.has_room(tenant) {
+            self.come_back(class, tenant);
+            self.begin(job, tenant, class, plain.cost());
+            let start = if arrival.run_here { Action::RunHere } else { Action::Start };
+            actions.push(start(job));
+        } else if self.waiting.len() >= self.config.queue_max {
+            actions.push(Action::Refuse(job, Full::Device));
+        } else if mine >= self.config.tenant_queue_max.min(share.waiting_max) {
+            actions.push(Action::Refuse(job, Full::Tenant));
+        } else {
+            let wait = self.wait_of(&plain);
+            if arrival.deadline.is_some_and(|deadline| now + wait > deadline) {
+                return actions.push(Action::Refuse(job, Full::Late(wait)));
+            }
+            let first = !self
+                .waiting
+                .iter()
+                .any(|other| other.arrival.tenant == tenant && other.arrival.class == class);
+            if first {
+                self.come_back(class, tenant);
+            }
+            self.waiting.push(plain);
+            self.arrivals += 1;
+        }
+    }
+
+    /// A pause is no credit.
+    fn come_back(&mut self, class: Class, tenant: TenantKey) {
+        let start = self.start_of(class, tenant).max(self.now[class as usize]);
+        self.start.insert((class, tenant), start);
+    }
+
+    fn wait_of(&self, new: &Plain) -> Nanos {
+        let Arrival { tenant, class, share, .. } = new.arrival;
+        let sum = |of: &dyn Fn(&Plain) -> bool| -> Nanos {
+            self.waiting.iter().filter(|plain| of(plain)).map(Plain::cost).sum()
+        };
+        let urgent = sum(&|plain| plain.arrival.class < class);
+        let all = sum(&|plain| plain.arrival.class == class);
+        let own = sum(&|plain| {
+            plain.arrival.class == class && plain.arrival.tenant == tenant && plain.place() < new.place()
+        });
+        let weights = self.weights_with(class, tenant);
+        let stretched = own as u128 * u128::from(weights) / u128::from(share.weight.max(1));
+        (urgent + u64::try_from(stretched).unwrap().min(all)) / self.config.slots as u64
+    }
+
+    /// Weights of all who have jobs waiting in a class, and of this one.
+    fn weights_with(&self, class: Class, tenant: TenantKey) -> u64 {
+        let waiting = self.waiting.iter().filter(|plain| plain.arrival.class == class);
+        let tenants: BTreeSet<TenantKey> =
+            waiting.map(|plain| plain.arrival.tenant).chain([tenant]).collect();
+        tenants.iter().map(|tenant| u64::from(self.shares[tenant].weight.max(1))).sum()
+    }
+}
