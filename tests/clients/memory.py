@@ -32,8 +32,8 @@ BODY_BYTES = 32 * MIB
 # Of one connection, beside what is charged to the budgets: a header, buffers of TLS and HTTP, what HTTP/2 has taken and
 # not given on, answers too small to be charged. docs/operations.md has the sum.
 CONNECTION_BYTES = 1 * MIB
-# Freed, and not given back to the system yet.
-KEPT_BYTES = max(REQUESTS_MEMORY // 8, 16 * MIB)
+# The daemon itself, and what was freed and not given back to the system yet.
+KEPT_BYTES = 64 * MIB + max(REQUESTS_MEMORY // 8, 16 * MIB)
 FORK = multiprocessing.get_context("fork")
 
 SETTINGS = f"""
@@ -347,7 +347,7 @@ def main():
     try:
         with Limited(group, SETTINGS) as daemon:
             base = daemon.resident_bytes()
-            limit = base + 2 * REQUESTS_MEMORY + CONNECTIONS * CONNECTION_BYTES + KEPT_BYTES
+            limit = 2 * REQUESTS_MEMORY + CONNECTIONS * CONNECTION_BYTES + KEPT_BYTES
             group.set_limit(limit)
             print(f"limit {mebibytes(limit)}")
             each = arguments.seconds / (len(ATTACKS) + 1)

@@ -57,7 +57,7 @@ pub use device::{DeviceConfig, DeviceSnapshot, Here, Offer};
 pub use endpoint::LocalEndpoint;
 pub use engine::{Engine, EngineConfig, StartError, Strangers};
 pub use lease::{Lease, Patterns, Policy, matches};
-pub use rate::Rate;
+pub use rate::{Meter, Rate};
 pub use request::{NamedTensor, Outputs, Reply, ReplySink, Request, Timing};
 pub use sched::{Class, Share};
 pub use session::{CancelOnDrop, RegionCharge, Session, Ticket};

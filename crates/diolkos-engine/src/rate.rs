@@ -32,15 +32,15 @@ impl Rate {
     }
 }
 
-/// One tenant's use of a [`Rate`].
+/// One tenant's use of a [`Rate`]. Times are nanoseconds from an origin that the caller chose.
 #[derive(Debug, Default)]
-pub(crate) struct Meter {
+pub struct Meter {
     due: AtomicU64,
 }
 
 impl Meter {
     /// Admits a request, or says how long to wait before the next try.
-    pub(crate) fn admit(&self, now: Nanos, rate: Rate) -> Result<(), Duration> {
+    pub fn admit(&self, now: Nanos, rate: Rate) -> Result<(), Duration> {
         let next = |due: Nanos| early(due, now, rate).is_none().then(|| due.max(now) + rate.interval);
         // Relaxed: the time guards no other memory, and the update is atomic.
         match self.due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) {
@@ -50,7 +50,8 @@ impl Meter {
     }
 
     /// Whether a request would be refused now, and how long it had to wait; charges nothing.
-    pub(crate) fn peek(&self, now: Nanos, rate: Rate) -> Option<Duration> {
+    #[must_use]
+    pub fn peek(&self, now: Nanos, rate: Rate) -> Option<Duration> {
         early(self.due.load(Ordering::Relaxed), now, rate)
     }
 }

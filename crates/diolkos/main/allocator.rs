@@ -21,9 +21,6 @@ use mimalloc::MiMalloc;
 /// Blocks below this size are not counted: mimalloc keeps them in pages by size, which are used again.
 const COUNTED_BYTES_MIN: usize = 64 << 10;
 
-/// What the process has without any tensor, about; with this and what may be kept there is nothing to give back.
-const BESIDE_BYTES: u64 = 64 << 20;
-
 /// Bytes of counted blocks that were freed since everything was given back. Relaxed: it orders nothing, and a block more
 /// or less does not matter.
 static FREED: AtomicU64 = AtomicU64::new(0);
@@ -80,7 +77,7 @@ fn give_back() {
     if FREED.swap(0, Ordering::Relaxed) == 0 {
         return;
     }
-    let little = BESIDE_BYTES + diolkos::memory::kept_max();
+    let little = diolkos::memory::BESIDE_BYTES + diolkos::memory::kept_max();
     if diolkos::memory::resident_bytes().is_none_or(|resident| resident > little) {
         mi_collect(true);
     }

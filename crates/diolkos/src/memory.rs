@@ -9,6 +9,9 @@ const DEFAULT: u64 = 256 << 20;
 /// At least so much: below it, giving back costs more than it is worth.
 const LEAST: u64 = 16 << 20;
 
+/// What the process has without any tensor, about; with this and what may be kept there is nothing to give back.
+pub const BESIDE_BYTES: u64 = 64 << 20;
+
 /// The part of what requests may need that may be kept beside it.
 const PART: u64 = 8;
 
@@ -32,6 +35,12 @@ pub fn resident_bytes() -> Option<u64> {
 /// Keeps a part of what requests may need.
 pub(crate) fn keep_part_of(requests_memory_max: u64) {
     KEPT_MAX.store(part_of(requests_memory_max), Ordering::Relaxed);
+}
+
+/// What the process may have beyond what it uses: without a tensor it is given back only past [`BESIDE_BYTES`] and the part
+/// that is kept.
+pub(crate) fn beyond_use(requests_memory_max: u64) -> u64 {
+    BESIDE_BYTES + part_of(requests_memory_max)
 }
 
 /// The part that is kept.

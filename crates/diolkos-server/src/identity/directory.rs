@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use diolkos_engine::{Engine, Patterns, Policy};
+use diolkos_engine::{Engine, Patterns, Policy, Rate};
 use diolkos_types::TenantId;
 
 use super::{Certificate, CertificateName, CgroupPattern, TokenHash};
@@ -36,6 +36,8 @@ impl Claim {
 pub(crate) struct Rights {
     /// Connections.
     pub(crate) connections_max: u64,
+    /// How often it may connect.
+    pub(crate) connection_rate: Option<Rate>,
     /// Memory of bodies that are received and sent.
     pub(crate) bodies_memory_max: u64,
     /// May read the metrics, and with them what happened to everybody's requests.
@@ -45,9 +47,20 @@ pub(crate) struct Rights {
 }
 
 impl Rights {
-    const ALL: Rights =
-        Rights { connections_max: u64::MAX, bodies_memory_max: u64::MAX, metrics: true, admin: true };
-    const NONE: Rights = Rights { connections_max: 0, bodies_memory_max: 0, metrics: false, admin: false };
+    const ALL: Rights = Rights {
+        connections_max: u64::MAX,
+        connection_rate: None,
+        bodies_memory_max: u64::MAX,
+        metrics: true,
+        admin: true,
+    };
+    const NONE: Rights = Rights {
+        connections_max: 0,
+        connection_rate: None,
+        bodies_memory_max: 0,
+        metrics: false,
+        admin: false,
+    };
 }
 
 /// A certificate has names of two tenants.
@@ -88,6 +101,7 @@ impl Directory {
             let id = TenantId::new(name);
             let rights = Rights {
                 connections_max: tenant.connections_max.unwrap_or(u64::MAX),
+                connection_rate: tenant.connection_rate(),
                 bodies_memory_max: tenant.requests_memory_max.map_or(u64::MAX, |size| size.get()),
                 metrics: tenant.metrics,
                 admin: tenant.admin,
@@ -250,7 +264,7 @@ mod tests {
         let rights = directory.rights(&TenantId::new("user"));
         assert_eq!(
             rights,
-            Rights { connections_max: 3, bodies_memory_max: 1 << 20, metrics: true, admin: false }
+            Rights { connections_max: 3, bodies_memory_max: 1 << 20, metrics: true, ..Rights::NONE }
         );
         assert_eq!(directory.rights(&TenantId::new("gone")), Rights::NONE);
     }

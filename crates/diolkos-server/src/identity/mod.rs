@@ -30,7 +30,7 @@ mod token;
 pub(crate) use certificate::Certificate;
 pub use certificate::{CertificateName, NoCertificate};
 pub use cgroup::{CgroupPattern, NoCgroup};
-pub(crate) use directory::{Claim, Directory, tell_engine};
+pub(crate) use directory::{Claim, Directory, Rights, tell_engine};
 pub(crate) use token::bearer;
 pub use token::{NoTokenHash, TokenHash, new_token};
 

@@ -20,7 +20,7 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use diolkos_types::{Code, TenantId};
@@ -41,7 +41,7 @@ use super::tls::Tls;
 use super::watchdog::Watchdog;
 use crate::app::App;
 use crate::audit::Action;
-use crate::identity::{self, Claim, Directory};
+use crate::identity::{self, Claim, Directory, Rights};
 use crate::limits;
 use crate::logging::limited;
 use crate::native::{Native, NativeFront, speaks_native};
@@ -113,6 +113,13 @@ impl Rim {
         let mut stop = self.stop.clone();
         let mut stopped = pin!(at_least(&mut stop, Stop::Drain));
         loop {
+            if let Some(wait) = self.pause_before(&listener) {
+                tokio::select! {
+                    biased;
+                    () = &mut stopped => return,
+                    () = tokio::time::sleep(wait) => {}
+                }
+            }
             let accepted = tokio::select! {
                 biased;
                 () = &mut stopped => return,
@@ -134,6 +141,12 @@ impl Rim {
                 Err(error) => tracing::debug!(address = %listener.bound(), %error, "accepting failed"),
             }
         }
+    }
+
+    /// How long not to accept, where a tenant that has its own socket connects too often.
+    fn pause_before(&self, listener: &Listener) -> Option<Duration> {
+        let tenant = listener.tenant()?;
+        self.table.paces().wait(tenant, self.app.directory().rights(tenant).connection_rate)
     }
 
     /// A tenant is no longer served: its connections are cut, and its sessions end with them.
@@ -175,7 +188,7 @@ impl Rim {
         self.app.counters.refused(refusal);
         let code = match refusal {
             Refusal::Forbidden(_) | Refusal::Handshake => Code::PermissionDenied,
-            Refusal::Full | Refusal::Sessions => Code::Busy,
+            Refusal::Full | Refusal::Rate | Refusal::Sessions => Code::Busy,
         };
         self.app.audit.refused(tenant, Some(peer), Action::Connect, code, reason);
     }
@@ -189,7 +202,13 @@ impl Rim {
         directory: &Directory,
     ) -> Result<(Entry, Option<SessionLease>), Refusal> {
         let (tenant, own_limit) = match claim {
-            Claim::Tenant(tenant) => (Some(tenant), directory.rights(tenant).connections_max),
+            Claim::Tenant(tenant) => {
+                let rights = directory.rights(tenant);
+                if !self.table.paces().connects(tenant, rights.connection_rate) {
+                    return Err(Refusal::Rate);
+                }
+                (Some(tenant), rights.connections_max)
+            }
             // Those who have shown nothing together have half of what there is.
             Claim::Token => (None, (connections_max as u64).div_ceil(2)),
             Claim::Nobody => return Err(Refusal::Forbidden(Unproven::of(peer))),
@@ -349,7 +368,10 @@ impl Serving {
             Claim::Token => return Ok(()),
             Claim::Nobody => return Err((None, Refusal::Forbidden(Unproven::of(&self.peer)))),
         };
-        let connections_max = directory.rights(&tenant).connections_max;
+        let Rights { connections_max, connection_rate, .. } = directory.rights(&tenant);
+        if !self.rim.table.paces().connects(&tenant, connection_rate) {
+            return Err((Some(tenant), Refusal::Rate));
+        }
         if self.entry.place().belongs_to(&tenant, connections_max).is_err() {
             return Err((Some(tenant), Refusal::Full));
         }

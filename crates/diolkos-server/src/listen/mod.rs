@@ -7,6 +7,7 @@
 //! | `socket_file` | a unix socket in the file system: lock, stale ones, mode, removal |
 //! | `listener` | binding, accepting, and surviving a lack of descriptors |
 //! | `open_files` | room for descriptors |
+//! | `pace` | how often tenants connect |
 //! | `peer` | what the transport proves about the other side |
 //! | `table` | which connections there are, and which of them makes room |
 //! | `activity` | what one connection is doing, and when that takes too long |
@@ -32,6 +33,7 @@ mod doors;
 mod framing;
 mod listener;
 pub(crate) mod open_files;
+mod pace;
 mod peer;
 mod refuse;
 mod reply;

@@ -15,6 +15,8 @@ use crate::limits;
 pub(crate) enum Refusal {
     /// Every connection that may be is, and is busy.
     Full,
+    /// Its tenant connects too often.
+    Rate,
     /// The engine has no session left.
     Sessions,
     /// TLS was not agreed on, or the certificate that was shown is no good. There is nobody to tell more than TLS itself does.
@@ -41,6 +43,7 @@ impl Refusal {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Refusal::Full => "connections",
+            Refusal::Rate => "rate",
             Refusal::Sessions => "sessions",
             Refusal::Handshake => "handshake",
             Refusal::Forbidden(_) => "forbidden",
@@ -54,6 +57,12 @@ impl Refusal {
                 "503 Service Unavailable",
                 retry.as_str(),
                 "every connection that limits.connections_max allows is busy; try again".to_owned(),
+            ),
+            Refusal::Rate => (
+                "429 Too Many Requests",
+                retry.as_str(),
+                "your tenant connects more often than it may (`connection_rate`); keep connections open"
+                    .to_owned(),
             ),
             Refusal::Sessions => (
                 "503 Service Unavailable",

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::activity::Activity;
 use super::callers::Callers;
+use super::pace::Paces;
 use crate::limits;
 
 /// A connection, as others see it.
@@ -61,6 +62,7 @@ impl ConnState {
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     state: Mutex<State>,
+    paces: Paces,
     emptied: Notify,
 }
 
@@ -124,6 +126,7 @@ impl Table {
 
     /// Ends the connections of a tenant, busy or not, and its sessions on those that it shares with others.
     pub(super) fn end_tenant(&self, tenant: &TenantId) {
+        self.paces.forget(tenant);
         let mut state = self.lock();
         let own = Some(tenant.clone());
         let (its, others): (Vec<_>, Vec<_>) =
@@ -136,6 +139,11 @@ impl Table {
         for callers in others.iter().filter_map(|connection| connection.callers.get()?.upgrade()) {
             callers.forget(tenant);
         }
+    }
+
+    /// How often tenants connect.
+    pub(super) fn paces(&self) -> &Paces {
+        &self.paces
     }
 
     /// Connections of a tenant.

@@ -41,7 +41,7 @@ const STATUSES: usize = 500;
 pub(crate) struct Counters {
     connections: [AtomicU64; 3],
     open: [Arc<Gauge>; 3],
-    refused: [AtomicU64; 4],
+    refused: [AtomicU64; REFUSALS.len()],
     evicted: AtomicU64,
     expired: [AtomicU64; 3],
     replies: [Box<[AtomicU64]>; 3],
@@ -114,8 +114,13 @@ fn transport(transport: Transport) -> usize {
 }
 
 const TRANSPORTS: [Transport; 3] = [Transport::Unix, Transport::Tcp, Transport::Tls];
-const REFUSALS: [Refusal; 4] =
-    [Refusal::Full, Refusal::Sessions, Refusal::Forbidden(Unproven::Nothing), Refusal::Handshake];
+const REFUSALS: [Refusal; 5] = [
+    Refusal::Full,
+    Refusal::Sessions,
+    Refusal::Forbidden(Unproven::Nothing),
+    Refusal::Handshake,
+    Refusal::Rate,
+];
 const EXPIRED: [(Expired, &str); 3] =
     [(Expired::Idle, "idle"), (Expired::Header, "header"), (Expired::Reply, "reply")];
 
@@ -158,6 +163,7 @@ impl Counters {
             Refusal::Sessions => 1,
             Refusal::Forbidden(_) => 2,
             Refusal::Handshake => 3,
+            Refusal::Rate => 4,
         };
         add(&self.refused[index]);
     }

@@ -56,7 +56,7 @@ pub const DOCUMENTED: &[Metric] = &[
     gauge("process_resident_memory_bytes", &[], "Resident memory of the daemon in bytes."),
     counter("diolkos_connections_total", &["transport"], "Connections let in."),
     gauge("diolkos_connections_open", &["transport"], "Connections open now."),
-    counter("diolkos_connections_refused_total", &["reason"], "Connections turned away: connections (limit reached, all busy), sessions (engine full), handshake (TLS was not agreed on, or a certificate that is no good), forbidden (nobody whom the settings name)."),
+    counter("diolkos_connections_refused_total", &["reason"], "Connections turned away: connections (limit reached, all busy), rate (its tenant connects too often), sessions (engine full), handshake (TLS was not agreed on, or a certificate that is no good), forbidden (nobody whom the settings name)."),
     counter("diolkos_connections_evicted_total", &[], "Idle connections closed to make room for a newcomer."),
     counter("diolkos_connections_expired_total", &["reason"], "Connections closed by a timeout: idle, header, reply (the client did not take it)."),
     counter("diolkos_http_replies_total", &["front", "status"], "Replies by front (rest, grpc, metrics) and HTTP status."),

@@ -33,6 +33,9 @@ pub struct TenantSettings {
     pub burst: Option<u32>,
     /// Connections. Default: as many as there may be.
     pub connections_max: Option<u64>,
+    /// New connections, such as `"50/s"`; as many at once after a pause as in a second, at least 16. Default: as often as it
+    /// likes.
+    pub connection_rate: Option<RequestRate>,
     /// Sessions. Default: as many as there may be.
     pub sessions_max: Option<u64>,
     /// Memory that its requests in flight may need, and once more for bodies that are received and sent. Default: all.
@@ -115,6 +118,12 @@ impl TenantSettings {
             leases: BTreeMap::from([("all".to_owned(), all)]),
             ..TenantSettings::default()
         }
+    }
+
+    /// How often it may connect.
+    pub(crate) fn connection_rate(&self) -> Option<Rate> {
+        self.connection_rate
+            .map(|rate| Rate::new(rate.interval(), rate.per_second().max(CONNECTIONS_AT_ONCE)))
     }
 
     /// For the engine.
@@ -242,6 +251,9 @@ pub(super) fn broken_rules(
         }
     }
 }
+
+/// A client process opens a pool of connections when it starts, whatever its rate.
+const CONNECTIONS_AT_ONCE: u32 = 16;
 
 /// Largest weight: virtual time is kept in thousandths.
 const WEIGHT_MAX: u32 = 1000;

@@ -332,6 +332,30 @@ async fn connections_are_counted_for_each() {
 }
 
 #[tokio::test]
+async fn whoever_connects_too_often_waits_or_is_refused() {
+    let us = rustix::process::geteuid().as_raw();
+    let limited = BOTH
+        .replace("[tenants.a]\n", "[tenants.a]\nconnection_rate = \"1/h\"\n")
+        .replace("[tenants.b]\n", &format!("[tenants.b]\nconnection_rate = \"1/h\"\nuids = [{us}]\n"));
+    let fixture = tenants(&limited).await;
+    for _ in 0..16 {
+        let mut client = connect(&fixture, "a").await;
+        assert_eq!(client.get("/v2/health/live").await.unwrap().status, 200);
+    }
+    // On its own socket nobody takes it: it is connected as far as the kernel is concerned, and nothing comes.
+    let mut late = connect(&fixture, "a").await;
+    late.send("GET /v2/health/live HTTP/1.1\r\nHost: d\r\n\r\n").await;
+    let nothing = tokio::time::timeout(std::time::Duration::from_millis(200), late.reply()).await;
+    assert!(nothing.is_err(), "{nothing:?}");
+    // On TCP, where others come as well, it is told.
+    for expected in (0..16).map(|_| 200).chain([429]) {
+        let (status, text) = over_tcp(&fixture, "/v2/health/live", None).await;
+        assert_eq!(status, expected, "{text}");
+    }
+    fixture.daemon.shutdown().await;
+}
+
+#[tokio::test]
 async fn connections_with_tokens_are_counted_too() {
     let token = diolkos_server::new_token().unwrap();
     let hash = TokenHash::of(&token);

@@ -103,6 +103,9 @@ pub struct TenantAdd {
     /// Connections
     #[arg(long, value_name = "N")]
     pub connections_max: Option<u64>,
+    /// New connections, such as 50/s
+    #[arg(long, value_name = "RATE")]
+    pub connection_rate: Option<String>,
     /// Sessions
     #[arg(long, value_name = "N")]
     pub sessions_max: Option<u64>,
@@ -129,7 +132,7 @@ pub struct TenantAdd {
     pub lease: LeaseOptions,
     /// Take everything from `[tenants.NAME]` in this file instead, which is TOML as in the settings; `-` = standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["sockets", "socket_mode", "uids", "cgroups", "tokens",
-        "certificates", "rate", "burst", "connections_max", "sessions_max", "requests_memory_max", "regions_memory_max",
+        "certificates", "rate", "burst", "connections_max", "connection_rate", "sessions_max", "requests_memory_max", "regions_memory_max",
         "deadline_max", "load", "metrics", "admin", "models", "operations", "class", "resource", "weight", "concurrency_max",
         "queue_max"])]
     pub from: Option<PathBuf>,
@@ -294,6 +297,7 @@ fn of_flags(add: &TenantAdd) -> Result<Value, Failure> {
         "rate": add.rate,
         "burst": add.burst,
         "connections_max": add.connections_max,
+        "connection_rate": add.connection_rate,
         "sessions_max": add.sessions_max,
         "requests_memory_max": add.requests_memory_max,
         "regions_memory_max": add.regions_memory_max,

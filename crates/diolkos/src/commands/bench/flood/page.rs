@@ -246,7 +246,7 @@ pub(super) fn render(results: &Results, judged: &[Judged]) -> String {
 const READING: &str = "
 It may grow by what its settings let the flooding tenant have: `requests_memory_max` for requests in flight, as much again for bodies on
 their way, and `connections_max` connections with those that are making room or are told that there is none (64 each), 64 kB each,
-and 32 MiB that the allocator has not given back yet; and by the threads of its blocking pool.
+and 96 MiB that the allocator may not have given back yet; and by the threads of its blocking pool.
 
 ## How to read this
 

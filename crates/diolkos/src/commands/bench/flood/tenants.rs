@@ -59,6 +59,7 @@ leases.cpu = {{ kind = "compute", operations = ["*"] }}
 rate = "{RATE_LIMIT}/s"
 burst = 10
 connections_max = {CONNECTIONS_MAX}
+connection_rate = "{RATE_LIMIT}/s"
 sessions_max = 16
 requests_memory_max = "{REQUESTS_MEMORY_MAX}B"
 regions_memory_max = "{REQUESTS_MEMORY_MAX}B"
@@ -79,7 +80,7 @@ pub(super) fn bounds() -> Usage {
     Usage {
         memory: 2 * REQUESTS_MEMORY_MAX
             + connections * CONNECTION_BYTES
-            + crate::memory::part_of(ALL_REQUESTS_MEMORY_MAX),
+            + crate::memory::beyond_use(ALL_REQUESTS_MEMORY_MAX),
         descriptors: connections + DESCRIPTORS_SLACK,
         threads: BLOCKING_THREADS,
     }
