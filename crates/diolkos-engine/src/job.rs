@@ -157,7 +157,10 @@ impl Job {
         let ended = Instant::now();
         let service = ended - began;
         version.stats.executed(obligation.tenant.account(), service);
-        if outcome.is_ok() {
+        // What fails early says nothing about what others take, and what fails late must not be cheap.
+        let longer =
+            service > Duration::from_nanos(version.stats.predict(input_bytes, version.verdict.median_ns));
+        if outcome.is_ok() || longer {
             version.stats.learn(input_bytes, service);
         }
         obligation.tenant.charge(service);

@@ -61,7 +61,7 @@ impl App {
     /// State of a daemon that is about to load its models.
     pub(crate) fn new(engine: Engine, settings: Settings, audit: Audit) -> App {
         let own_uid = rustix::process::geteuid().as_raw();
-        identity::tell_engine(&engine, None, &settings);
+        identity::tell_engine(&engine, None, &settings, own_uid);
         let audit = Arc::new(audit);
         let refusals = audit.clone();
         engine.watch_refusals(move |tenant, status| {
@@ -113,7 +113,7 @@ impl App {
         let directory = Arc::new(Directory::new(&settings, self.own_uid));
         // The directory first: from here on nobody comes in as a tenant that the engine is about to forget.
         *self.directory.write().unwrap_or_else(PoisonError::into_inner) = directory;
-        let gone = identity::tell_engine(&self.engine, Some(&before), &settings);
+        let gone = identity::tell_engine(&self.engine, Some(&before), &settings, self.own_uid);
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
         gone
     }

@@ -55,6 +55,9 @@ pub const EVICTING_MAX: usize = 64;
 /// How long an idle connection that must make room gets for its good-byes.
 pub const EVICT_GRACE: Duration = Duration::from_millis(100);
 
+/// How often a listener whose tenant connects too often looks whether it may again.
+pub(crate) const PACE_LOOK: Duration = Duration::from_secs(1);
+
 /// How long accepting rests when the process or the node is out of descriptors or memory.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 

@@ -39,7 +39,7 @@ pub(crate) struct ClientSession {
 impl ClientSession {
     /// Opens one for a tenant, without regions of system shared memory.
     pub(crate) fn open(app: &App, tenant: &TenantId) -> Result<Arc<ClientSession>, Status> {
-        ClientSession::open_with(app, tenant, SessionMemory::none())
+        ClientSession::open_with(app, tenant, |_| SessionMemory::none())
     }
 
     /// Opens one for a tenant and a peer; `is_process` says whether all connections of its process share it.
@@ -49,25 +49,29 @@ impl ClientSession {
         peer: &Peer,
         is_process: bool,
     ) -> Result<Arc<ClientSession>, Status> {
-        let holder = Holder {
-            tenant: tenant.clone(),
-            uid: peer.uid,
-            pid: peer.pid,
-            is_process,
-            linger: app.settings().linger.get(),
-            budget: app.bodies_of(tenant),
-        };
-        ClientSession::open_with(app, tenant, SessionMemory::new(app.system_memory.clone(), holder))
+        ClientSession::open_with(app, tenant, |budget| {
+            let holder = Holder {
+                tenant: tenant.clone(),
+                uid: peer.uid,
+                pid: peer.pid,
+                is_process,
+                linger: app.settings().linger.get(),
+                budget,
+            };
+            SessionMemory::new(app.system_memory.clone(), holder)
+        })
     }
 
-    /// Opens one for a tenant with these regions.
+    /// Opens one for a tenant with regions that are charged to its budget.
     pub(crate) fn open_with(
         app: &App,
         tenant: &TenantId,
-        memory: SessionMemory,
+        memory: impl FnOnce(Arc<Budget>) -> SessionMemory,
     ) -> Result<Arc<ClientSession>, Status> {
+        // First, because it fails for a tenant that is gone, for whom nothing is to be kept.
         let engine = app.engine.open_session(tenant)?;
         let bodies = app.bodies_of(tenant);
+        let memory = memory(bodies.clone());
         Ok(Arc::new(ClientSession { engine, turn: OwnTurn::default(), bodies, memory }))
     }
 }

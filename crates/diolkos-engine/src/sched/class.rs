@@ -44,6 +44,8 @@ struct Flow {
     /// When the next one starts.
     start: Virtual,
     in_line: bool,
+    /// It has jobs and its tenant may not run more.
+    aside: bool,
     weight: u32,
     running: usize,
 }
@@ -70,8 +72,10 @@ pub struct ClassQueue {
     now: Virtual,
     /// The latest start of any flow: where virtual time goes when nobody is busy.
     latest: Virtual,
-    /// Predicted device time of all jobs that wait.
-    work: Nanos,
+    /// Predicted device time of the jobs of those who are in line.
+    line_work: Nanos,
+    /// Weights of those who are in line.
+    line_weights: u64,
     /// Weights of the flows that have jobs.
     weights: u64,
     waiting: usize,
@@ -84,10 +88,10 @@ fn virtual_time(cost: Nanos, weight: u32) -> Virtual {
 }
 
 impl ClassQueue {
-    /// Predicted device time of what waits.
+    /// Predicted device time of what waits and could run.
     #[must_use]
-    pub fn work(&self) -> Nanos {
-        self.work
+    pub fn line_work(&self) -> Nanos {
+        self.line_work
     }
 
     /// Whether somebody may be next.
@@ -114,7 +118,9 @@ impl ClassQueue {
         }
         flow.jobs.insert(place, (job, cost));
         flow.work += cost;
-        self.work += cost;
+        if flow.in_line {
+            self.line_work += cost;
+        }
         self.waiting += 1;
     }
 
@@ -124,6 +130,9 @@ impl ClassQueue {
             && !flow.jobs.is_empty()
         {
             self.weights = self.weights - u64::from(flow.weight) + u64::from(weight);
+            if flow.in_line {
+                self.line_weights = self.line_weights - u64::from(flow.weight) + u64::from(weight);
+            }
             flow.weight = weight;
         }
     }
@@ -132,20 +141,29 @@ impl ClassQueue {
     pub fn line_up(&mut self, tenant: TenantKey) {
         if let Some(flow) = self.flows.get_mut(&tenant)
             && !flow.in_line
-            && !flow.jobs.is_empty()
+            && let Some((_, &(_, cost))) = flow.jobs.first_key_value()
         {
+            if std::mem::take(&mut flow.aside) {
+                // What it could not use because of a bound of its own is no credit, but for one job.
+                flow.start = flow.start.max(self.now.saturating_sub(virtual_time(cost, flow.weight)));
+                self.latest = self.latest.max(flow.start);
+            }
             flow.in_line = true;
             self.line.insert((flow.start, tenant));
+            self.line_work += flow.work;
+            self.line_weights += u64::from(flow.weight);
         }
     }
 
     /// The tenant may not run more.
     pub fn step_out(&mut self, tenant: TenantKey) {
-        if let Some(flow) = self.flows.get_mut(&tenant)
-            && flow.in_line
-        {
+        let Some(flow) = self.flows.get_mut(&tenant) else { return };
+        flow.aside = !flow.jobs.is_empty();
+        if flow.in_line {
             flow.in_line = false;
             self.line.remove(&(flow.start, tenant));
+            self.line_work -= flow.work;
+            self.line_weights -= u64::from(flow.weight);
         }
     }
 
@@ -154,6 +172,8 @@ impl ClassQueue {
         let (start, tenant) = self.line.pop_first()?;
         let flow = self.flows.get_mut(&tenant).expect("a tenant in line has a flow");
         flow.in_line = false;
+        self.line_work -= flow.work;
+        self.line_weights -= u64::from(flow.weight);
         let (_, (job, cost)) = flow.jobs.pop_first().expect("a tenant in line has jobs");
         flow.work -= cost;
         flow.running += 1;
@@ -162,7 +182,6 @@ impl ClassQueue {
         if flow.jobs.is_empty() {
             self.weights -= u64::from(flow.weight);
         }
-        self.work -= cost;
         self.waiting -= 1;
         self.running += 1;
         Some(Popped { tenant, job, cost, start })
@@ -203,8 +222,10 @@ impl ClassQueue {
             if took >= cost {
                 flow.start += virtual_time(took - cost, weight);
             } else {
-                // Not before now: what was charged too much is given back, and not as a credit for later.
-                flow.start = flow.start.saturating_sub(virtual_time(cost - took, weight)).max(self.now);
+                // What was charged too much is given back, but not as a credit for later: not before now. Whoever is behind
+                // now already, because its jobs are short and others' long, stays where it is.
+                let least = self.now.min(flow.start);
+                flow.start = flow.start.saturating_sub(virtual_time(cost - took, weight)).max(least);
             }
             self.latest = self.latest.max(flow.start);
             if flow.in_line {
@@ -231,19 +252,23 @@ impl ClassQueue {
         let flow = self.flows.get_mut(&tenant).expect("a waiting job has a flow");
         let (_, cost) = flow.jobs.remove(&place).expect("the caller knows the job's place");
         flow.work -= cost;
-        self.work -= cost;
         self.waiting -= 1;
+        if flow.in_line {
+            self.line_work -= cost;
+        }
         if flow.jobs.is_empty() {
             self.weights -= u64::from(flow.weight);
+            flow.aside = false;
             if flow.in_line {
                 flow.in_line = false;
                 self.line.remove(&(flow.start, tenant));
+                self.line_weights -= u64::from(flow.weight);
             }
         }
     }
 
     /// Predicted device time, on one slot, until a job at this place would start: what its tenant has before it, stretched
-    /// by the weights of the others, and no more than everything there is.
+    /// by the weights of the others in line, and no more than everything there is.
     #[must_use]
     pub fn work_before(&self, tenant: TenantKey, weight: u32, place: Place) -> Nanos {
         let flow = self.flows.get(&tenant);
@@ -253,10 +278,14 @@ impl ClassQueue {
             }
             flow.jobs.range(..place).take(LOOKED_AT_MAX).map(|(_, &(_, cost))| cost).sum()
         });
-        let in_line = flow.is_some_and(|flow| !flow.jobs.is_empty());
-        let weights = if in_line { self.weights } else { self.weights + u64::from(weight) };
+        let in_line = flow.is_some_and(|flow| flow.in_line);
+        let (weights, work) = if in_line {
+            (self.line_weights, self.line_work)
+        } else {
+            (self.line_weights + u64::from(weight), self.line_work.saturating_add(before))
+        };
         let stretched = u128::from(before) * u128::from(weights) / u128::from(weight.max(1));
-        u64::try_from(stretched).unwrap_or(u64::MAX).min(self.work)
+        u64::try_from(stretched).unwrap_or(u64::MAX).min(work)
     }
 
     /// Flows that are kept.

@@ -29,11 +29,16 @@ impl FloorShares {
     }
 }
 
-/// What is set aside: device time, in thousandths of nanoseconds.
+/// What is set aside: device time, in thousandths of nanoseconds. Less than nothing where a job took more than it was predicted
+/// to, and more than its class had set aside.
 #[derive(Debug)]
 pub struct Floors {
     shares: FloorShares,
-    aside: [u64; CLASSES.len()],
+    aside: [i64; CLASSES.len()],
+}
+
+fn thousandths(time: Nanos, share: u64) -> i64 {
+    i64::try_from(time.saturating_mul(share)).unwrap_or(i64::MAX)
 }
 
 impl Floors {
@@ -43,25 +48,33 @@ impl Floors {
         Floors { shares, aside: [0; CLASSES.len()] }
     }
 
-    /// A class was served, or will be, for so long. `waits` says of the others whether they do.
-    pub fn served(&mut self, served: Class, time: Nanos, waits: impl Fn(Class) -> bool) {
+    /// A class was served, or will be, for so long; `due` says whether that was because its floor was due. `waits` says of the others whether they do.
+    pub fn served(&mut self, served: Class, time: Nanos, due: bool, waits: impl Fn(Class) -> bool) {
         for class in CLASSES {
             let aside = &mut self.aside[class as usize];
             if class == served {
-                *aside = aside.saturating_sub(time.saturating_mul(1000));
+                let left = aside.saturating_sub(thousandths(time, 1000));
+                // Time that nobody else wanted is no debt, and makes none smaller.
+                *aside = if due { left } else { left.max(0.min(*aside)) };
             } else if waits(class) {
-                *aside = aside.saturating_add(time.saturating_mul(self.shares.of(class)));
+                *aside = aside.saturating_add(thousandths(time, self.shares.of(class)));
             } else {
-                // A pause is no credit.
-                *aside = 0;
+                // A pause is no credit, and pays no debt.
+                *aside = (*aside).min(0);
             }
         }
+    }
+
+    /// After how much time of the others so much would be set aside for a class; `None`: never.
+    #[must_use]
+    pub fn wait_for(&self, class: Class, cost: Nanos) -> Option<Nanos> {
+        Some(cost.saturating_mul(1000)).and_then(|cost| cost.checked_div(self.shares.of(class)))
     }
 
     /// Whether enough was set aside for a job of this cost.
     #[must_use]
     pub fn is_due(&self, class: Class, cost: Nanos) -> bool {
-        self.shares.of(class) > 0 && self.aside[class as usize] / 1000 >= cost
+        self.shares.of(class) > 0 && self.aside[class as usize] >= thousandths(cost, 1000)
     }
 }
 
@@ -76,7 +89,7 @@ mod tests {
         for _ in 0..10_000 {
             let class = if floors.is_due(Class::Batch, 7000) { Class::Batch } else { Class::Interactive };
             let time = if class == Class::Batch { 7000 } else { 1000 };
-            floors.served(class, time, |class| class != Class::Standard);
+            floors.served(class, time, class == Class::Batch, |class| class != Class::Standard);
             served += if class == Class::Batch { time } else { 0 };
             total += time;
         }
@@ -88,9 +101,25 @@ mod tests {
     #[test]
     fn whoever_does_not_wait_saves_nothing() {
         let mut floors = Floors::new(FloorShares::DEFAULT);
-        floors.served(Class::Interactive, 1_000_000, |_| true);
+        floors.served(Class::Interactive, 1_000_000, false, |_| true);
         assert!(floors.is_due(Class::Batch, 50_000));
-        floors.served(Class::Interactive, 1, |_| false);
+        floors.served(Class::Interactive, 1, false, |_| false);
         assert!(!floors.is_due(Class::Batch, 1));
+    }
+
+    #[test]
+    fn what_took_more_than_was_set_aside_is_a_debt() {
+        let mut floors = Floors::new(FloorShares::DEFAULT);
+        floors.served(Class::Interactive, 20_000, false, |_| true);
+        assert!(floors.is_due(Class::Batch, 1000));
+        floors.served(Class::Batch, 1000, true, |_| true);
+        floors.served(Class::Batch, 100_000, true, |_| true);
+        floors.served(Class::Interactive, 1, false, |_| false);
+        floors.served(Class::Interactive, 1_900_000, false, |_| true);
+        assert!(!floors.is_due(Class::Batch, 1000), "most of it is paid back");
+        floors.served(Class::Interactive, 200_000, false, |_| true);
+        assert!(floors.is_due(Class::Batch, 1000));
+        assert_eq!(floors.wait_for(Class::Batch, 1000), Some(20_000));
+        assert_eq!(floors.wait_for(Class::Interactive, 1000), None);
     }
 }

@@ -167,6 +167,8 @@ struct Running {
     tenant: TenantKey,
     class: Class,
     cost: Nanos,
+    /// It started because the floor of its class was due.
+    due: bool,
 }
 
 /// The scheduler of one device.
@@ -251,8 +253,8 @@ impl Scheduler {
         // No slot is free while somebody waits who may run, so with a free one this job is next.
         if self.running.len() < self.config.slots && self.tenants.has_room(tenant) {
             let start = self.classes[class as usize].charge(tenant, self.tenants.weight(tenant), cost);
-            self.begin(job, Running { tenant, class, cost }, start);
-            self.serve(class, cost);
+            self.begin(job, Running { tenant, class, cost, due: false }, start);
+            self.serve(class, cost, false);
             return actions.push(if run_here { Action::RunHere(job) } else { Action::Start(job) });
         }
         if self.waiting.len() >= self.config.queue_max {
@@ -263,7 +265,7 @@ impl Scheduler {
         }
         let place = (deadline.unwrap_or(Nanos::MAX), self.arrivals);
         if let Some(deadline) = deadline {
-            let wait = self.wait_of(tenant, class, place);
+            let wait = self.wait_of(tenant, class, place, cost);
             if now.saturating_add(wait) > deadline {
                 return actions.push(Action::Refuse(job, Full::Late(wait)));
             }
@@ -276,6 +278,8 @@ impl Scheduler {
         self.tenants.waits(tenant);
         if self.tenants.has_room(tenant) {
             self.classes[class as usize].line_up(tenant);
+        } else {
+            self.classes[class as usize].step_out(tenant);
         }
     }
 
@@ -299,16 +303,20 @@ impl Scheduler {
         }
     }
 
-    /// How long a job at this place would wait if everything takes as long as predicted and nobody else comes: what the more
-    /// urgent classes have, and of its own class what its tenant has before it, stretched by the others' weights.
-    fn wait_of(&self, tenant: TenantKey, class: Class, place: Place) -> Nanos {
-        let urgent = self.classes[..class as usize].iter().map(ClassQueue::work);
+    /// How long a job at this place would wait if everything takes as long as predicted and nobody else comes: what its
+    /// tenant has before it, stretched by the weights of others of the class, and what more urgent classes have, up to where the
+    /// floor is due. What can't run now, because its tenant may not run more, is left out: rather wait and be late
+    /// than be refused for nothing.
+    fn wait_of(&self, tenant: TenantKey, class: Class, place: Place, cost: Nanos) -> Nanos {
+        let urgent = self.classes[..class as usize].iter().map(ClassQueue::line_work);
+        let urgent = urgent.fold(0, Nanos::saturating_add);
         let own = self.classes[class as usize].work_before(tenant, self.tenants.weight(tenant), place);
-        urgent.fold(own, Nanos::saturating_add) / self.config.slots as u64
+        let floor = self.floors.wait_for(class, own.saturating_add(cost)).unwrap_or(Nanos::MAX);
+        own.saturating_add(urgent.min(floor)) / self.config.slots as u64
     }
 
     fn begin(&mut self, job: JobId, running: Running, start: class::Virtual) {
-        let Running { tenant, class, cost } = running;
+        let Running { tenant, class, cost, .. } = running;
         let weight = self.tenants.weight(tenant);
         self.classes[class as usize].passed(tenant, weight, cost, start);
         self.tenants.runs(tenant);
@@ -317,12 +325,13 @@ impl Scheduler {
     }
 
     /// A class has so much of the device, and those who wait are owed a part of it.
-    fn serve(&mut self, class: Class, time: Nanos) {
-        self.floors.served(class, time, |class| self.classes[class as usize].has_line());
+    fn serve(&mut self, class: Class, time: Nanos, due: bool) {
+        self.floors.served(class, time, due, |class| self.classes[class as usize].has_line());
     }
 
     fn finish(&mut self, job: JobId, took: Nanos) {
-        let Running { tenant, class, cost } = self.running.remove(&job).expect("a job finishes that runs");
+        let Running { tenant, class, cost, due } =
+            self.running.remove(&job).expect("a job finishes that runs");
         let took = took.max(COST_MIN);
         self.classes[class as usize].correct(tenant, self.tenants.weight(tenant), cost, took);
         let was_full = !self.tenants.has_room(tenant);
@@ -332,7 +341,7 @@ impl Scheduler {
         }
         self.tenants.forget_idle(tenant);
         if took > cost {
-            self.serve(class, took - cost);
+            self.serve(class, took - cost, due);
         }
     }
 
@@ -356,7 +365,7 @@ impl Scheduler {
 
     fn fill_slots(&mut self, actions: &mut Vec<Action>) {
         while self.running.len() < self.config.slots {
-            let Some(class) = self.next_class() else { return };
+            let Some((class, due)) = self.next_class() else { return };
             let queue = &mut self.classes[class as usize];
             let popped = queue.pop(|tenant| self.tenants.weight(tenant)).expect("its line is not empty");
             let class::Popped { tenant, job, cost, start } = popped;
@@ -364,24 +373,25 @@ impl Scheduler {
             if waited.place.0 < Nanos::MAX {
                 self.deadlines.remove(&(waited.place.0, job));
             }
-            self.begin(job, Running { tenant, class, cost }, start);
+            self.begin(job, Running { tenant, class, cost, due }, start);
             self.tenants.waits_no_more(tenant);
             if self.tenants.has_room(tenant) {
                 self.classes[class as usize].line_up(tenant);
             } else {
                 self.classes.iter_mut().for_each(|class| class.step_out(tenant));
             }
-            self.serve(class, cost);
+            self.serve(class, cost, due);
             actions.push(Action::Start(job));
         }
     }
 
-    /// The most urgent class with somebody in line, unless a floor is due.
-    fn next_class(&self) -> Option<Class> {
+    /// The most urgent class with somebody in line, unless a floor is due; and whether that is why.
+    fn next_class(&self) -> Option<(Class, bool)> {
         let next_cost = |class: Class| self.classes[class as usize].next_cost();
-        let in_line = CLASSES.into_iter().filter(|&class| next_cost(class).is_some());
+        let mut in_line = CLASSES.into_iter().filter(|&class| next_cost(class).is_some());
         let due = |class: &Class| next_cost(*class).is_some_and(|cost| self.floors.is_due(*class, cost));
-        in_line.clone().find(due).or_else(|| in_line.into_iter().next())
+        let due = in_line.clone().find(due).map(|class| (class, true));
+        due.or_else(|| in_line.next().map(|class| (class, false)))
     }
 
     fn set_timer(&mut self, actions: &mut Vec<Action>) {

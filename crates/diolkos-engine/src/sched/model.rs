@@ -32,7 +32,9 @@ pub(super) struct Model {
     start: BTreeMap<(Class, TenantKey), Virtual>,
     now: [Virtual; 3],
     latest: [Virtual; 3],
-    aside: [u64; 3],
+    aside: [i64; 3],
+    /// Tenants with jobs that may not run more.
+    held: BTreeSet<(Class, TenantKey)>,
     arrivals: u64,
 }
 
@@ -47,6 +49,7 @@ impl Model {
             now: [0; 3],
             latest: [0; 3],
             aside: [0; 3],
+            held: BTreeSet::new(),
             arrivals: 0,
         }
     }
@@ -93,25 +96,30 @@ impl Model {
         })
     }
 
-    fn served(&mut self, served: Class, time: Nanos) {
+    fn floor(&self, class: Class) -> u64 {
+        match class {
+            Class::Interactive => 0,
+            Class::Standard => u64::from(self.config.floors.standard),
+            Class::Batch => u64::from(self.config.floors.batch),
+        }
+    }
+
+    fn served(&mut self, served: Class, time: Nanos, due: bool) {
         for class in CLASSES {
-            let share = match class {
-                Class::Interactive => 0,
-                Class::Standard => u64::from(self.config.floors.standard),
-                Class::Batch => u64::from(self.config.floors.batch),
-            };
+            let share = self.floor(class);
             let aside = self.aside[class as usize];
             self.aside[class as usize] = if class == served {
-                aside.saturating_sub(time * 1000)
+                let left = aside - time as i64 * 1000;
+                if due { left } else { left.max(aside.min(0)) }
             } else if self.next_of(class).is_some() {
-                aside + time * share
+                aside + (time * share) as i64
             } else {
-                0
+                aside.min(0)
             };
         }
     }
 
-    fn begin(&mut self, job: JobId, tenant: TenantKey, class: Class, cost: Nanos) {
+    fn begin(&mut self, job: JobId, tenant: TenantKey, class: Class, cost: Nanos, due: bool) {
         let start = self.start_of(class, tenant);
         let next = start + self.virtual_time(tenant, cost);
         self.start.insert((class, tenant), next);
@@ -119,19 +127,20 @@ impl Model {
         let weights = Virtual::from(self.weights_with(class, tenant));
         let passed = self.now[class as usize] + Virtual::from(cost) * 1000 / weights;
         self.now[class as usize] = passed.max(start);
-        self.running.push((job, Running { tenant, class, cost }));
-        self.served(class, cost);
+        self.running.push((job, Running { tenant, class, cost, due }));
+        self.hold_or_let_go(tenant);
+        self.served(class, cost, due);
     }
 
     fn finish(&mut self, job: JobId, took: Nanos) {
         let at = self.running.iter().position(|&(running, _)| running == job).unwrap();
-        let (_, Running { tenant, class, cost }) = self.running.remove(at);
+        let (_, Running { tenant, class, cost, due }) = self.running.remove(at);
         let start = self.start_of(class, tenant);
         let now = self.now[class as usize];
         let corrected = if took >= cost {
             start + self.virtual_time(tenant, took - cost)
         } else {
-            start.saturating_sub(self.virtual_time(tenant, cost - took)).max(now)
+            start.saturating_sub(self.virtual_time(tenant, cost - took)).max(now.min(start))
         };
         self.start.insert((class, tenant), corrected);
         self.latest[class as usize] = self.latest[class as usize].max(corrected);
@@ -141,8 +150,9 @@ impl Model {
             self.now[class as usize] = self.latest[class as usize];
             self.start.retain(|&(other, _), _| other != class);
         }
+        self.hold_or_let_go(tenant);
         if took > cost {
-            self.served(class, took - cost);
+            self.served(class, took - cost, due);
         }
     }
 
@@ -165,14 +175,15 @@ impl Model {
             let next: Vec<&Plain> = CLASSES.into_iter().filter_map(|class| self.next_of(class)).collect();
             let due = |plain: &&&Plain| {
                 let class = plain.arrival.class;
-                class != Class::Interactive && self.aside[class as usize] / 1000 >= plain.cost()
+                self.floor(class) > 0 && self.aside[class as usize] >= plain.cost() as i64 * 1000
             };
-            let Some(next) = next.iter().find(due).or(next.first()).map(|plain| (*plain).clone()) else {
+            let due = next.iter().find(due).map(|&plain| (plain.clone(), true));
+            let Some((next, due)) = due.or(next.first().map(|&plain| (plain.clone(), false))) else {
                 return;
             };
             let Arrival { job, tenant, class, .. } = next.arrival;
             self.waiting.retain(|plain| plain.arrival.job != job);
-            self.begin(job, tenant, class, next.cost());
+            self.begin(job, tenant, class, next.cost(), due);
             actions.push(Action::Start(job));
         }
     }
@@ -181,6 +192,7 @@ impl Model {
         let Arrival { job, tenant, class, share, .. } = arrival;
         let had_room = !self.shares.contains_key(&tenant) || self.has_room(tenant);
         self.shares.insert(tenant, share);
+        self.hold_or_let_go(tenant);
         if !had_room && self.has_room(tenant) {
             self.expire(now, actions);
             self.fill(actions);
@@ -191,7 +203,7 @@ impl Model {
             actions.push(Action::Expire(job));
         } else if self.running.len() < self.config.slots && self.has_room(tenant) {
             self.come_back(class, tenant);
-            self.begin(job, tenant, class, plain.cost());
+            self.begin(job, tenant, class, plain.cost(), false);
             let start = if arrival.run_here { Action::RunHere } else { Action::Start };
             actions.push(start(job));
         } else if self.waiting.len() >= self.config.queue_max {
@@ -212,6 +224,32 @@ impl Model {
             }
             self.waiting.push(plain);
             self.arrivals += 1;
+            self.hold_or_let_go(tenant);
+        }
+    }
+
+    /// A tenant that may not run more is held up in all classes; one that may again gets no credit for that but for a job.
+    fn hold_or_let_go(&mut self, tenant: TenantKey) {
+        for class in CLASSES {
+            let mine = self
+                .waiting
+                .iter()
+                .filter(|plain| plain.arrival.tenant == tenant && plain.arrival.class == class);
+            let first = mine.min_by_key(|plain| plain.place()).map(Plain::cost);
+            if !self.has_room(tenant) {
+                if first.is_some() {
+                    self.held.insert((class, tenant));
+                } else {
+                    self.held.remove(&(class, tenant));
+                }
+            } else if self.held.remove(&(class, tenant))
+                && let Some(cost) = first
+            {
+                let least = self.now[class as usize].saturating_sub(self.virtual_time(tenant, cost));
+                let start = self.start_of(class, tenant).max(least);
+                self.start.insert((class, tenant), start);
+                self.latest[class as usize] = self.latest[class as usize].max(start);
+            }
         }
     }
 
@@ -223,17 +261,29 @@ impl Model {
 
     fn wait_of(&self, new: &Plain) -> Nanos {
         let Arrival { tenant, class, share, .. } = new.arrival;
+        let in_line: Vec<&Plain> =
+            self.waiting.iter().filter(|plain| self.has_room(plain.arrival.tenant)).collect();
         let sum = |of: &dyn Fn(&Plain) -> bool| -> Nanos {
-            self.waiting.iter().filter(|plain| of(plain)).map(Plain::cost).sum()
+            in_line.iter().filter(|plain| of(plain)).map(|plain| plain.cost()).sum()
         };
         let urgent = sum(&|plain| plain.arrival.class < class);
         let all = sum(&|plain| plain.arrival.class == class);
-        let own = sum(&|plain| {
-            plain.arrival.class == class && plain.arrival.tenant == tenant && plain.place() < new.place()
-        });
-        let weights = self.weights_with(class, tenant);
-        let stretched = own as u128 * u128::from(weights) / u128::from(share.weight.max(1));
-        (urgent + u64::try_from(stretched).unwrap().min(all)) / self.config.slots as u64
+        let mine = self
+            .waiting
+            .iter()
+            .filter(|plain| plain.arrival.class == class && plain.arrival.tenant == tenant);
+        let before: Nanos = mine.filter(|plain| plain.place() < new.place()).map(Plain::cost).sum();
+        let mut tenants: BTreeSet<TenantKey> = in_line
+            .iter()
+            .filter(|plain| plain.arrival.class == class)
+            .map(|plain| plain.arrival.tenant)
+            .collect();
+        let all = if tenants.insert(tenant) { all + before } else { all };
+        let weights: u64 = tenants.iter().map(|tenant| u64::from(self.shares[tenant].weight.max(1))).sum();
+        let stretched = before as u128 * u128::from(weights) / u128::from(share.weight.max(1));
+        let own = u64::try_from(stretched).unwrap().min(all);
+        let floor = ((own + new.cost()) * 1000).checked_div(self.floor(class)).unwrap_or(Nanos::MAX);
+        (own + urgent.min(floor)) / self.config.slots as u64
     }
 
     /// Weights of all who have jobs waiting in a class, and of this one.

@@ -42,6 +42,10 @@ pub(super) struct Sender {
     pub(super) takes: Nanos,
     /// What it is predicted to take.
     pub(super) predicted: Nanos,
+    /// By how much predictions miss that, in percent, too much and too little alike.
+    pub(super) noise: u64,
+    /// When a job must have begun, after it came.
+    pub(super) deadline: Option<Nanos>,
     pub(super) load: Load,
 }
 
@@ -56,6 +60,7 @@ pub(super) enum Load {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Served {
     pub(super) device: Nanos,
+    pub(super) late: u64,
     pub(super) waits: Vec<Nanos>,
 }
 
@@ -68,6 +73,9 @@ impl Served {
 
 /// Time, a number that keeps the order of what happens at once, and what it is: a job that ends, or a sender's next one.
 type Happens = (Nanos, u64, Result<JobId, usize>);
+
+/// Stands for the alarm where a job would end.
+const ALARM: JobId = JobId(u64::MAX);
 
 /// Runs `senders` on a device until it has been simulated for so long.
 pub(super) fn simulate(config: SchedConfig, senders: &[Sender], until: Nanos, seed: u64) -> Vec<Served> {
@@ -93,6 +101,7 @@ pub(super) fn simulate(config: SchedConfig, senders: &[Sender], until: Nanos, se
             break;
         }
         let event = match what {
+            Ok(ALARM) => Event::Tick,
             Ok(job) => {
                 let (index, _) = came[&job];
                 served[index].device += senders[index].takes;
@@ -104,7 +113,8 @@ pub(super) fn simulate(config: SchedConfig, senders: &[Sender], until: Nanos, se
                 Event::Finish(job, senders[index].takes)
             }
             Err(index) => {
-                let Sender { class, weight, predicted, load, .. } = senders[index];
+                let Sender { class, weight, predicted, noise, deadline, load, .. } = senders[index];
+                let cost = predicted * (100 - noise + random.below(2 * noise + 1)) / 100;
                 if let Load::Every(mean) = load {
                     events.push(Reverse((now + random.exponential(mean), order, Err(index))));
                     order += 1;
@@ -117,8 +127,8 @@ pub(super) fn simulate(config: SchedConfig, senders: &[Sender], until: Nanos, se
                     job: JobId(jobs),
                     tenant,
                     class,
-                    deadline: None,
-                    cost: predicted,
+                    deadline: deadline.map(|after| now + after),
+                    cost,
                     run_here: false,
                     share,
                 })
@@ -127,7 +137,25 @@ pub(super) fn simulate(config: SchedConfig, senders: &[Sender], until: Nanos, se
         actions.clear();
         scheduler.step(now, event, &mut actions);
         for action in &actions {
-            let Action::Start(job) = *action else { panic!("{action:?}: nobody was to be refused") };
+            let job = match *action {
+                Action::Start(job) => job,
+                Action::Refuse(job, _) | Action::Expire(job) => {
+                    let (index, _) = came.remove(&job).expect("it came");
+                    served[index].late += 1;
+                    if let Load::Outstanding(_) = senders[index].load {
+                        // It tries again a little later.
+                        events.push(Reverse((now + MS, order, Err(index))));
+                        order += 1;
+                    }
+                    continue;
+                }
+                Action::WakeAt(at) => {
+                    events.push(Reverse((at, order, Ok(ALARM))));
+                    order += 1;
+                    continue;
+                }
+                _ => panic!("{action:?}: nobody offered or cancelled anything"),
+            };
             let (index, since) = came[&job];
             served[index].waits.push(now - since);
             events.push(Reverse((now + senders[index].takes, order, Ok(job))));
@@ -145,7 +173,8 @@ fn config(slots: usize) -> SchedConfig {
 }
 
 fn batch(takes: Nanos, weight: u32, outstanding: usize) -> Sender {
-    Sender { class: Class::Batch, weight, takes, predicted: takes, load: Load::Outstanding(outstanding) }
+    let load = Load::Outstanding(outstanding);
+    Sender { class: Class::Batch, weight, takes, predicted: takes, noise: 0, deadline: None, load }
 }
 
 /// Jain's index: 1 = all have the same.
@@ -188,8 +217,7 @@ fn weights_are_shares() {
 
 #[test]
 fn somebody_who_waits_for_an_answer_waits_for_one_job_at_most() {
-    let asks =
-        Sender { class: Class::Interactive, weight: 1, takes: MS, predicted: MS, load: Load::Every(40 * MS) };
+    let asks = Sender { class: Class::Interactive, load: Load::Every(40 * MS), ..batch(MS, 1, 0) };
     let mut served = simulate(config(1), &[asks, batch(10 * MS, 1, 32)], 200 * SECOND, 3);
     let (used, p99) = (served[0].device, served[0].wait_p99());
     // Now and then two come at once.
@@ -199,8 +227,7 @@ fn somebody_who_waits_for_an_answer_waits_for_one_job_at_most() {
 
 #[test]
 fn nobody_starves_and_the_floor_is_kept() {
-    let saturates =
-        Sender { class: Class::Interactive, weight: 1, takes: MS, predicted: MS, load: Load::Outstanding(8) };
+    let saturates = Sender { class: Class::Interactive, ..batch(MS, 1, 8) };
     let standard = Sender { class: Class::Standard, ..batch(2 * MS, 1, 8) };
     let mut served = simulate(config(1), &[saturates, standard, batch(7 * MS, 1, 4)], 100 * SECOND, 5);
     let total: Nanos = served.iter().map(|served| served.device).sum();
@@ -211,6 +238,36 @@ fn nobody_starves_and_the_floor_is_kept() {
     let longest = served[2].waits.iter().max().unwrap();
     assert!(*longest < 2 * SECOND, "{longest}");
     assert!(served[0].wait_p99() < 20 * MS);
+}
+
+#[test]
+fn predictions_that_miss_a_little_change_no_shares() {
+    for (long, short, weight) in [(10 * MS, MS, 1), (10 * MS, MS / 10, 1), (100 * MS, MS, 3)] {
+        let senders =
+            [Sender { noise: 5, ..batch(long, 1, 8) }, Sender { noise: 5, ..batch(short, weight, 8) }];
+        let served = simulate(config(1), &senders, 100 * SECOND, 11);
+        let share = served[0].device as f64 / (served[0].device + served[1].device) as f64;
+        let wanted = 1.0 / f64::from(1 + weight);
+        assert!((share / wanted - 1.0).abs() < 0.03, "{long} and {short}: {share}");
+    }
+}
+
+#[test]
+fn a_floor_is_no_way_to_run_long_jobs_as_short_ones() {
+    let saturates = Sender { class: Class::Interactive, ..batch(MS, 1, 8) };
+    let lies = Sender { predicted: MS, ..batch(100 * MS, 1, 4) };
+    let served = simulate(config(1), &[saturates, lies], 200 * SECOND, 13);
+    let share = served[1].device as f64 / (served[0].device + served[1].device) as f64;
+    assert!(share < 0.06, "{share}");
+}
+
+#[test]
+fn deadlines_do_not_keep_a_class_from_its_floor() {
+    let saturates = Sender { class: Class::Interactive, ..batch(MS, 1, 800) };
+    let hurries = Sender { deadline: Some(SECOND), ..batch(10 * MS, 1, 2) };
+    let served = simulate(config(1), &[saturates, hurries], 100 * SECOND, 17);
+    let share = served[1].device as f64 / (served[0].device + served[1].device) as f64;
+    assert!(share > 0.04, "{share}, {} were late", served[1].late);
 }
 
 /// Whatever happens, each job ends once, no slot is left unused, and nothing is kept of those who are gone.

@@ -170,8 +170,8 @@ fn what_comes_too_late_is_told_at_once_how_long_it_would_wait() {
     let other = Arrival { deadline: Some(5000), cost: 1000, class: Class::Batch, ..arrival(6, 1) };
     assert_eq!(
         step(&mut scheduler, 0, Event::Arrive(other)),
-        [Action::Refuse(JobId(6), Full::Late(31_000))],
-        "what is more urgent goes first"
+        [Action::Refuse(JobId(6), Full::Late(20_000))],
+        "what is more urgent goes first, but only until the floor is due"
     );
     let urgent = Arrival { deadline: Some(5000), class: Class::Interactive, ..arrival(7, 1) };
     assert_eq!(step(&mut scheduler, 0, Event::Arrive(urgent)), []);

@@ -8,7 +8,7 @@ use diolkos_types::TenantId;
 
 use super::{Certificate, CertificateName, CgroupPattern, TokenHash};
 use crate::listen::{Peer, Transport};
-use crate::settings::Settings;
+use crate::settings::{Settings, TenantSettings};
 
 /// Who a peer is, as far as can be told when it connects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,11 +194,23 @@ impl Directory {
 }
 
 /// Tells the engine what tenants may. Those that the settings of before had and these do not are forgotten, and returned.
-pub(crate) fn tell_engine(engine: &Engine, before: Option<&Settings>, settings: &Settings) -> Vec<TenantId> {
+pub(crate) fn tell_engine(
+    engine: &Engine,
+    before: Option<&Settings>,
+    settings: &Settings,
+    own_uid: u32,
+) -> Vec<TenantId> {
     let wanted = policies(settings);
     let names: HashSet<&TenantId> = wanted.iter().map(|(id, _)| id).collect();
+    // Who runs the daemon is somebody else than a tenant that happens to be called `default`.
+    let is_own = |settings: &Settings| {
+        let default = settings.tenants.get(TenantId::default().name());
+        settings.tenants.is_empty() || default.is_some_and(|tenant| *tenant == TenantSettings::only(own_uid))
+    };
+    let other_default = before.is_some_and(|before| is_own(before) != is_own(settings));
     let before = before.map(policies).unwrap_or_default().into_iter().map(|(id, _)| id);
-    let gone: Vec<TenantId> = before.filter(|id| !names.contains(id)).collect();
+    let is_gone = |id: &TenantId| !names.contains(id) || (other_default && *id == TenantId::default());
+    let gone: Vec<TenantId> = before.filter(is_gone).collect();
     gone.iter().for_each(|gone| engine.forget(gone));
     for (id, policy) in wanted {
         engine.set_policy(&id, policy);

@@ -117,7 +117,8 @@ impl Rim {
                 tokio::select! {
                     biased;
                     () = &mut stopped => return,
-                    () = tokio::time::sleep(wait) => {}
+                    // Not all at once: the rate may be another one by then.
+                    () = tokio::time::sleep(wait.min(limits::PACE_LOOK)) => continue,
                 }
             }
             let accepted = tokio::select! {

@@ -79,7 +79,8 @@ fn check_admin(app: &App, context: &ConnectionContext) -> Result<(), Status> {
 
 async fn list(State(app): State<Arc<App>>, _: Admin) -> Response<Body> {
     let looked = app.tenancy.look().await.map_err(of_change);
-    answer(looked.map(|tenants| ok(&tenants.iter().map(|tenant| told(&app, tenant)).collect())))
+    let used = app.engine.tenants();
+    answer(looked.map(|tenants| ok(&tenants.iter().map(|tenant| told(&used, tenant)).collect())))
 }
 
 async fn show(State(app): State<Arc<App>>, admin: Admin) -> Response<Body> {
@@ -90,18 +91,20 @@ async fn found(app: &App, admin: &Admin) -> Result<Value, ChangeError> {
     let tenants = app.tenancy.look().await?;
     let tenant = tenants.into_iter().find(|tenant| tenant.name == admin.tenant);
     let tenant = tenant.ok_or_else(|| ChangeError::NoTenant(shown(&admin.tenant)))?;
-    let Some(name) = &admin.lease else { return Ok(told(app, &tenant)) };
+    let Some(name) = &admin.lease else { return Ok(told(&app.engine.tenants(), &tenant)) };
     let lease = tenant.lease(name).ok_or_else(|| no_lease(&admin.tenant, name))?;
     Ok(json!({ "tenant": tenant.name, "name": name, "settings": lease }))
 }
 
-fn told(app: &App, tenant: &TenantView) -> Value {
-    let used = app.engine.tenants().into_iter().find(|used| used.id.name() == tenant.name);
+/// `used` is in the order of names.
+fn told(used: &[TenantSnapshot], tenant: &TenantView) -> Value {
+    let found = used.binary_search_by(|used| used.id.name().cmp(&tenant.name));
+    let used = found.ok().map(|at| &used[at]);
     json!({
         "name": tenant.name,
         "origin": tenant.origin.name(),
         "settings": tenant.settings,
-        "usage": usage(tenant.connections, used.as_ref()),
+        "usage": usage(tenant.connections, used),
     })
 }
 
@@ -148,6 +151,8 @@ async fn remove(State(app): State<Arc<App>>, admin: Admin) -> Response<Body> {
 
 /// Makes a change, and writes down who made it.
 async fn make(app: &App, admin: &Admin, what: &str, change: Change) -> Result<Done, HttpError> {
+    // Asked again: the body may have come slowly, and the right have gone meanwhile.
+    check_admin(app, &admin.context)?;
     let made = app.tenancy.change(change).await;
     let object = match &admin.lease {
         None => format!("{what} {}", shown(&admin.tenant)),

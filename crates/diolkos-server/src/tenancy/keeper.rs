@@ -42,7 +42,13 @@ pub(crate) struct Kept {
 impl Kept {
     /// Reads them.
     pub(crate) fn read(file: Settings, own_uid: u32) -> Result<Kept, ChangeError> {
-        let added = file.tenants_file.as_deref().map(kept::read).transpose()?.unwrap_or_default();
+        let mut added = file.tenants_file.as_deref().map(kept::read).transpose()?.unwrap_or_default();
+        let before = added.len();
+        added.retain(|name, _| !file.tenants.contains_key(name) && name != DEFAULT);
+        if let Some(path) = file.tenants_file.as_deref().filter(|_| added.len() < before) {
+            // They are the settings file's now, and must not come back when it drops them.
+            kept::write(path, &added)?;
+        }
         let merged = merged(&file, &added, own_uid).map_err(ChangeError::Wrong)?;
         Ok(Kept { file, added, merged })
     }
@@ -160,6 +166,12 @@ impl Keeper {
         };
         if is_there && if_there == IfThere::Refuse {
             return Err(ChangeError::Exists(format!("tenant `{name}`")));
+        }
+        if name == DEFAULT {
+            let text = format!(
+                "`{DEFAULT}` is what whoever runs the daemon is called where the settings name no tenants"
+            );
+            return Err(ChangeError::Wrong(vec![text]));
         }
         let tenant = TenantSettings::from_json(&name, tenant).map_err(ChangeError::Wrong)?;
         let mut added = self.added.clone();

@@ -47,13 +47,22 @@ pub(super) fn write(path: &Path, tenants: &BTreeMap<String, TenantSettings>) -> 
         let mut name = path.as_os_str().to_owned();
         name.push(".new");
         let next = PathBuf::from(name);
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
+        // One that is left of a daemon that was killed, or a link that somebody put there.
+        match std::fs::remove_file(&next) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&next)?;
         file.write_all(HEADER.as_bytes())?;
         file.write_all(tenants_to_toml(tenants).as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&next, path)?;
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(dir)?.sync_all()
+        // The new one is there; whether a power cut could take it back does not change what is in force.
+        if let Err(error) = File::open(dir).and_then(|dir| dir.sync_all()) {
+            tracing::warn!(path = %path.display(), %error, "the directory of the tenants' file was not synced");
+        }
+        Ok(())
     };
     written().map_err(|source| KeptError::System { path: path.into(), source })
 }

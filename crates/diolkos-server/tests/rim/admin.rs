@@ -193,6 +193,7 @@ async fn what_is_wrong_changes_nothing() {
             400,
             "listened on twice",
         ),
+        ("/default", json!({}), 400, "whoever runs the daemon"),
         ("/fixed", json!({}), 409, "stands in the settings file"),
         ("/fixed/leases/x", json!({"kind": "compute"}), 409, "stands in the settings file"),
         ("/none/leases/x", json!({"kind": "compute"}), 404, "there is no tenant `none`"),
@@ -269,6 +270,46 @@ async fn what_was_added_outlives_the_daemon_and_the_file_takes_over() {
     std::fs::write(&file, settings(fixture.dir.path(), "")).unwrap();
     fixture.daemon.reload().await;
     assert!(!fixture.dir.path().join("w2.sock").exists());
+    client.closed().await;
+    fixture.daemon.shutdown().await;
+}
+
+/// One whom the file names at start does not come back when the file drops it.
+#[tokio::test]
+async fn the_file_takes_over_at_start_too() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("added.toml"), "[tenants.web]\nuids = [4000000000]\n[tenants.other]\n")
+        .unwrap();
+    let fixture = start_in(dir, "[tenants.web]\n").await;
+    assert!(fixture.daemon.settings().tenants["web"].uids.is_empty());
+    std::fs::write(fixture.dir.path().join("d.toml"), settings(fixture.dir.path(), "")).unwrap();
+    fixture.daemon.reload().await;
+    let names: Vec<_> = fixture.daemon.settings().tenants.keys().cloned().collect();
+    assert_eq!(names, ["operator", "other"]);
+    fixture.daemon.shutdown().await;
+}
+
+/// The daemon's own user is not who happened to be called `default`.
+#[tokio::test]
+async fn a_tenant_named_default_does_not_become_the_operator() {
+    let dir = tempfile::tempdir().unwrap();
+    let named = format!(
+        "listen = [{{ address = \"unix:{}\", tenant = \"default\" }}]\n[tenants.default]\n",
+        socket(dir.path()).display()
+    );
+    let file = dir.path().join("d.toml");
+    std::fs::write(&file, &named).unwrap();
+    let read_from = file.clone();
+    let read: ReadSettings = Box::new(move || Settings::load(&read_from));
+    let gate = Arc::default();
+    let deps = Deps { read_settings: Some(read), ..support::deps(&gate) };
+    let daemon = Daemon::start(Settings::load(&file).unwrap(), deps).await.unwrap();
+    daemon.wait_ready().await;
+    let fixture = Fixture { daemon, dir, gate };
+    let mut client = fixture.connect().await;
+    assert_eq!(ask(&mut client, "GET", "", &Value::Null).await.status, 403);
+    std::fs::write(&file, "").unwrap();
+    fixture.daemon.reload().await;
     client.closed().await;
     fixture.daemon.shutdown().await;
 }

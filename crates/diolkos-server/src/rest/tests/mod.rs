@@ -160,7 +160,7 @@ impl Front {
                 SessionMemory::new(app.system_memory.clone(), holder)
             }
         };
-        let session = ClientSession::open_with(&app, &tenant, memory).unwrap();
+        let session = ClientSession::open_with(&app, &tenant, |_| memory).unwrap();
         app.advance(Phase::Ready);
         let router = router(app.clone());
         Front {
