@@ -70,6 +70,14 @@ impl Pool {
         Pool { path: path.into(), streams: (0..SENDERS).map(|_| None).collect(), next: 0 }
     }
 
+    /// Opens all, as far as they can be had now.
+    fn open(&mut self, sent: &mut Sent) -> std::io::Result<()> {
+        for place in &mut self.streams {
+            *place = Stream::open(&self.path, sent)?;
+        }
+        Ok(())
+    }
+
     /// The next one in turn; `None` if it can't be had now.
     fn turn(&mut self, sent: &mut Sent) -> std::io::Result<Option<&mut Option<Stream>>> {
         let place = &mut self.streams[self.next];
@@ -87,16 +95,22 @@ pub(super) struct Requests {
     pool: Pool,
     pace: Pace,
     message: Message,
+    began: bool,
 }
 
 impl Requests {
     pub(super) fn new(path: &Path, per_second: f64) -> Requests {
-        Requests { pool: Pool::new(path), pace: Pace::new(per_second), message: request(SMALL_BYTES) }
+        let (pool, pace) = (Pool::new(path), Pace::new(per_second));
+        Requests { pool, pace, message: request(SMALL_BYTES), began: false }
     }
 }
 
 impl Flood for Requests {
     fn step(&mut self, elapsed: Duration, sent: &mut Sent) -> std::io::Result<bool> {
+        if !std::mem::replace(&mut self.began, true) {
+            // Before a flood of connections, behind which they would wait to be accepted.
+            self.pool.open(sent)?;
+        }
         let (mut moved, mut in_vain) = (false, 0);
         while in_vain < SENDERS && self.pace.due(elapsed) > 0 {
             let Some(place) = self.pool.turn(sent)? else {
