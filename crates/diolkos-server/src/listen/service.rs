@@ -88,7 +88,9 @@ impl hyper::service::Service<Request<Incoming>> for ConnService {
             }
             return self.pass_over(request.into_body(), front, reply, in_flight);
         }
-        if infers && is_large && length.is_some_and(|bytes| !session.bodies.has_room(bytes)) {
+        // One that is too large for anybody is told so by its front.
+        let fits = |bytes: &u64| *bytes <= self.app.settings().limits.body_bytes_max.get();
+        if infers && is_large && length.filter(fits).is_some_and(|bytes| !session.bodies.has_room(bytes)) {
             session.charge_refusal(&no_room());
             return self.turn_away(front, body_fault(front, Fault::Memory), in_flight);
         }
