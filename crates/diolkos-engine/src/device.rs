@@ -337,7 +337,7 @@ impl Device {
         let short = offer != Offer::Nothing && admitted.version.stats.is_short();
         let arrival = Arrival {
             job: job.id(),
-            tenant: job.tenant().key,
+            tenant: job.tenant().key(),
             class: admitted.class,
             deadline: admitted.deadline.map(|at| self.shared.at(at)),
             cost: job.predicted(),

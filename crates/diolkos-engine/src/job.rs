@@ -85,6 +85,7 @@ struct Inner {
     admitted: Admitted,
     obligation: Obligation,
     queued: Instant,
+    predicted: Nanos,
 }
 
 /// A job whose operation ran, successfully or not, and whose answer is still owed.
@@ -103,7 +104,9 @@ impl Job {
     /// `queued` is when its admission began.
     pub(crate) fn new(admitted: Admitted, obligation: Obligation, queued: Instant) -> Job {
         admitted.version.stats.of(obligation.tenant.account()).pending.increment();
-        Job(Box::new(Inner { admitted, obligation, queued }))
+        let version = &admitted.version;
+        let predicted = version.stats.predict(admitted.input_bytes, version.verdict.median_ns);
+        Job(Box::new(Inner { admitted, obligation, queued, predicted }))
     }
 
     pub(crate) fn id(&self) -> JobId {
@@ -116,8 +119,7 @@ impl Job {
 
     /// Device time that it will take, as far as one can tell.
     pub(crate) fn predicted(&self) -> Nanos {
-        let Admitted { version, input_bytes, .. } = self.admitted();
-        version.stats.predict(*input_bytes, version.verdict.median_ns)
+        self.0.predicted
     }
 
     pub(crate) fn tenant(&self) -> &Arc<Tenant> {
@@ -143,7 +145,7 @@ impl Job {
 
     /// Runs the operation on this thread. A panic of the backend is a failure of this job only.
     pub(crate) fn run(self) -> Ran {
-        let Inner { admitted, obligation, queued } = *self.0;
+        let Inner { admitted, obligation, queued, predicted } = *self.0;
         let Admitted { version, mut work, output_order, rows, memory, reserve_at_start, input_bytes, .. } =
             admitted;
         let began = Instant::now();
@@ -158,8 +160,7 @@ impl Job {
         let service = ended - began;
         version.stats.executed(obligation.tenant.account(), service);
         // What fails early says nothing about what others take, and what fails late must not be cheap.
-        let longer =
-            service > Duration::from_nanos(version.stats.predict(input_bytes, version.verdict.median_ns));
+        let longer = service > Duration::from_nanos(predicted);
         if outcome.is_ok() || longer {
             version.stats.learn(input_bytes, service);
         }

@@ -19,8 +19,6 @@ pub(crate) type Refusals = Box<dyn Fn(&TenantId, &Status) + Send + Sync>;
 /// What one tenant has and used.
 pub(crate) struct Tenant {
     pub(crate) id: TenantId,
-    /// The scheduler's name for it.
-    pub(crate) key: TenantKey,
     seat: Seat,
     pub(crate) requests: Total,
     pub(crate) failures: Failures,
@@ -52,7 +50,6 @@ impl Tenant {
     ) -> Tenant {
         let tenant = Tenant {
             id,
-            key: seat.key().owner(),
             seat,
             requests: Total::default(),
             failures: Failures::default(),
@@ -69,6 +66,11 @@ impl Tenant {
         };
         tenant.set_policy(policy);
         tenant
+    }
+
+    /// The scheduler's name for it.
+    pub(crate) fn key(&self) -> TenantKey {
+        self.seat.key().owner()
     }
 
     /// What to look its accounts up with.

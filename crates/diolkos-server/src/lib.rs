@@ -57,6 +57,6 @@ pub use identity::{
     CertificateName, CgroupPattern, NoCertificate, NoCgroup, NoTokenHash, TokenHash, new_token,
 };
 pub use listen::{Address, BoundAddress};
-pub use metrics::{DOCUMENTED as METRICS, Kind as MetricKind, Metric};
+pub use metrics::{DOCUMENTED as METRICS, Kind as MetricKind, Metric, resident_bytes};
 pub use settings::{Settings, SettingsError};
 pub use tenancy::{ChangeError, KeptError};

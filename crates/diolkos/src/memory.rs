@@ -3,6 +3,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use diolkos_server::resident_bytes;
+
 /// What is freed until it is given back to the system, where nobody says.
 const DEFAULT: u64 = 256 << 20;
 
@@ -21,15 +23,6 @@ static KEPT_MAX: AtomicU64 = AtomicU64::new(DEFAULT);
 #[must_use]
 pub fn kept_max() -> u64 {
     KEPT_MAX.load(Ordering::Relaxed)
-}
-
-/// Memory that this process has now; `None` if the system does not say.
-#[must_use]
-pub fn resident_bytes() -> Option<u64> {
-    // The second number is the resident pages (proc_pid_statm(5)).
-    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
-    pages.checked_mul(rustix::param::page_size() as u64)
 }
 
 /// Keeps a part of what requests may need.

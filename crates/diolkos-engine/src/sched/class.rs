@@ -168,7 +168,7 @@ impl ClassQueue {
     }
 
     /// Takes the job that is next, and charges it. Its tenant is out of line until somebody lines it up again.
-    pub fn pop(&mut self, weight: impl FnOnce(TenantKey) -> u32) -> Option<Popped> {
+    pub fn pop(&mut self) -> Option<Popped> {
         let (start, tenant) = self.line.pop_first()?;
         let flow = self.flows.get_mut(&tenant).expect("a tenant in line has a flow");
         flow.in_line = false;
@@ -177,7 +177,7 @@ impl ClassQueue {
         let (_, (job, cost)) = flow.jobs.pop_first().expect("a tenant in line has jobs");
         flow.work -= cost;
         flow.running += 1;
-        flow.start += virtual_time(cost, weight(tenant));
+        flow.start += virtual_time(cost, flow.weight);
         self.latest = self.latest.max(flow.start);
         if flow.jobs.is_empty() {
             self.weights -= u64::from(flow.weight);

@@ -367,7 +367,7 @@ impl Scheduler {
         while self.running.len() < self.config.slots {
             let Some((class, due)) = self.next_class() else { return };
             let queue = &mut self.classes[class as usize];
-            let popped = queue.pop(|tenant| self.tenants.weight(tenant)).expect("its line is not empty");
+            let popped = queue.pop().expect("its line is not empty");
             let class::Popped { tenant, job, cost, start } = popped;
             let waited = self.waiting.remove(&job).expect("every queued job is in the table of waiting jobs");
             if waited.place.0 < Nanos::MAX {

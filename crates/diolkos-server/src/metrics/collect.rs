@@ -93,8 +93,10 @@ fn of_tenant(page: &mut Page, tenant: &TenantSnapshot) {
     page.add("diolkos_tenant_device_seconds_total", &[name], seconds(tenant.device_ns));
 }
 
-/// The second number of `/proc/self/statm` is the resident pages.
-fn resident_bytes() -> Option<u64> {
+/// Memory that this process has now; `None` if the system does not say.
+#[must_use]
+pub fn resident_bytes() -> Option<u64> {
+    // The second number is the resident pages (proc_pid_statm(5)).
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
     pages.checked_mul(rustix::param::page_size() as u64)

@@ -11,6 +11,7 @@ mod counters;
 mod documented;
 mod models;
 
+pub use collect::resident_bytes;
 pub use documented::{DOCUMENTED, Kind, Metric};
 
 pub(crate) use collect::render;

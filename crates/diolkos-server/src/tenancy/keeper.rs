@@ -2,7 +2,6 @@
 //! The task that makes all changes of tenants.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use diolkos_types::TenantId;
@@ -29,7 +28,6 @@ pub(crate) struct Keeper {
     file: Settings,
     added: Added,
     doors: Doors,
-    kept: Option<PathBuf>,
 }
 
 /// Added tenants that were kept, for a daemon that is about to start.
@@ -71,9 +69,8 @@ impl Keeper {
         let mut doors = Doors::default();
         doors.open(prepared, rim);
         let Kept { file, added, .. } = kept;
-        let kept = file.tenants_file.clone();
         let read = file.clone();
-        Keeper { app: app.clone(), rim: rim.clone(), asks, read, file, added, doors, kept }
+        Keeper { app: app.clone(), rim: rim.clone(), asks, read, file, added, doors }
     }
 
     /// Makes changes until `stopped`.
@@ -212,7 +209,7 @@ impl Keeper {
         let file = reload::merge(&self.file, read.clone());
         let merged = Settings { tenants, ..file.clone() };
         let prepared = self.doors.prepare(&merged)?;
-        if let Some(path) = self.kept.clone()
+        if let Some(path) = file.tenants_file.clone()
             && added != self.added
         {
             let added = added.clone();
