@@ -217,6 +217,11 @@ impl Operation for Model {
         }
     }
 
+    fn takes_any_rows(&self) -> bool {
+        // A special plan is built for every number of rows.
+        matches!(self.form, Form::General { .. })
+    }
+
     fn run(&self, work: &mut Work) -> Result<(), RunError> {
         work.check_cancelled()?;
         let mut tensors = Vec::with_capacity(self.signature.inputs.len());

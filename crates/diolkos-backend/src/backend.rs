@@ -104,6 +104,12 @@ pub trait Operation: Send + Sync {
     /// can't be told; the engine then assumes the worst it allows, which is a whole request's limit.
     fn peak_bytes(&self, shapes: &[Option<Shape>], input_bytes: u64) -> Option<u64>;
 
+    /// Whether a run costs about as much for each row of an open first dimension, whichever number of rows the last runs had. Not
+    /// where something is made ready for each shape anew; then the engine never runs several requests together.
+    fn takes_any_rows(&self) -> bool {
+        true
+    }
+
     /// Runs.
     fn run(&self, work: &mut Work) -> Result<(), RunError>;
 }

@@ -26,4 +26,5 @@ pub mod null;
 pub use backend::{Backend, Format, LoadOptions, ModelFiles, Operation};
 pub use buffer::{Buffer, SharedMemory};
 pub use error::{LoadError, RunError};
+pub use seeded::Seeded;
 pub use work::{CancelFlag, OutputSlot, Phases, Tensor, Work};

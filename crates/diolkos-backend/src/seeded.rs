@@ -16,17 +16,21 @@ pub(crate) fn at(seed: u64, index: u64) -> u64 {
 
 /// The sequence, number by number.
 #[derive(Clone, Debug)]
-pub(crate) struct Seeded {
+pub struct Seeded {
     seed: u64,
     index: u64,
 }
 
 impl Seeded {
-    pub(crate) fn new(seed: u64) -> Seeded {
+    /// The sequence that `seed` begins.
+    #[must_use]
+    pub fn new(seed: u64) -> Seeded {
         Seeded { seed, index: 0 }
     }
 
-    pub(crate) fn next(&mut self) -> u64 {
+    /// The next number.
+    #[allow(clippy::should_implement_trait, reason = "it has no end")]
+    pub fn next(&mut self) -> u64 {
         let number = at(self.seed, self.index);
         self.index = self.index.wrapping_add(1);
         number

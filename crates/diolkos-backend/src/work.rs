@@ -149,6 +149,17 @@ impl Work {
         self.phases.compute_ended = Some(Instant::now());
     }
 
+    /// Takes over the marks of the work that this one was a part of.
+    pub fn was_part_of(&mut self, whole: &Work) {
+        self.phases = whole.phases;
+    }
+
+    /// Bytes that outputs may still have.
+    #[must_use]
+    pub fn output_bytes_left(&self) -> u64 {
+        self.output_bytes_left
+    }
+
     /// The marks.
     #[must_use]
     pub fn phases(&self) -> Phases {

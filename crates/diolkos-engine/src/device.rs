@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use diolkos_types::{BuildSpread, JobId};
 
 use crate::account::saturating_ns;
-use crate::job::{Job, panic_text};
+use crate::batch;
+use crate::job::{Job, Ran, panic_text};
 use crate::limits;
 use crate::sched::{Action, Arrival, Event, FloorShares, Nanos, SchedConfig, Scheduler};
 use crate::status;
@@ -100,11 +101,11 @@ impl Here {
     pub fn run(mut self) {
         let Some(job) = self.job.take() else { return };
         if self.short {
-            return run_guarded(&self.shared, job, Thread::Other);
+            return run_guarded(&self.shared, Run::of_one(job), Thread::Other);
         }
-        let mut next = Some(job);
-        while let Some(job) = next {
-            run_guarded(&self.shared, job, Thread::Device);
+        let mut next = Some(Run::of_one(job));
+        while let Some(run) = next {
+            run_guarded(&self.shared, run, Thread::Device);
             next = self.shared.lock().ready.pop_front();
         }
     }
@@ -117,9 +118,9 @@ impl Drop for Here {
         if state.stopping {
             drop(state);
             // The device's threads may be gone.
-            return run_guarded(&self.shared, job, Thread::Other);
+            return run_guarded(&self.shared, Run::of_one(job), Thread::Other);
         }
-        state.ready.push_back(job);
+        state.ready.push_back(Run::of_one(job));
         drop(state);
         self.shared.work.notify_one();
     }
@@ -149,7 +150,7 @@ struct Shared {
 struct State {
     scheduler: Scheduler,
     waiting: HashMap<JobId, Job, BuildSpread>,
-    ready: VecDeque<Job>,
+    ready: VecDeque<Run>,
     actions: Vec<Action>,
     stopping: bool,
     arrived: u64,
@@ -157,6 +158,28 @@ struct State {
     busy_ns: u64,
     predicted_ns: u64,
     error_ns: u64,
+}
+
+/// Jobs that share a slot: nearly always one.
+struct Run {
+    head: Job,
+    mates: Vec<Job>,
+}
+
+impl Run {
+    fn of_one(head: Job) -> Run {
+        Run { head, mates: Vec::new() }
+    }
+
+    /// What the scheduler took it to cost.
+    fn predicted(&self) -> Nanos {
+        if self.mates.is_empty() {
+            return self.head.predicted();
+        }
+        let jobs = || self.mates.iter().chain([&self.head]).filter_map(Job::batching);
+        let rows = jobs().fold(0u32, |sum, batching| sum.saturating_add(batching.rows));
+        jobs().fold(0, |sum, batching| sum.saturating_add(batching.part_of(rows)))
+    }
 }
 
 /// Which thread steps the scheduler. A device's own thread, and one that stands in for it, takes the next ready job
@@ -192,7 +215,7 @@ impl Shared {
     /// Steps the scheduler under the lock and does outside of it what must not be done inside.
     fn step(
         &self,
-        mut state: MutexGuard<'_, State>,
+        state: MutexGuard<'_, State>,
         now: Instant,
         event: Event,
         arrived: Option<Job>,
@@ -200,8 +223,24 @@ impl Shared {
     ) -> Option<Job> {
         // What was read before the lock is good enough, unless a deadline may have passed since.
         let late = matches!(event, Event::Arrive(Arrival { deadline: Some(_), .. }));
-        let now = if late || state.scheduler.has_deadlines() { Instant::now() } else { now };
-        let after = state.step(self.at(now), event, arrived);
+        let now = if late { Instant::now() } else { now };
+        self.step_all(state, now, [event], arrived, on)
+    }
+
+    /// Steps the scheduler for several events at once.
+    fn step_all(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        now: Instant,
+        events: impl IntoIterator<Item = Event>,
+        mut arrived: Option<Job>,
+        on: Thread,
+    ) -> Option<Job> {
+        let now = if state.scheduler.has_deadlines() { Instant::now() } else { now };
+        let mut after = After::default();
+        for event in events {
+            state.step(self.at(now), event, arrived.take(), &mut after);
+        }
         // Under the lock, so that of two alarms the one that was decided last is the one that is set. The
         // timer's own lock is a leaf.
         if let Some(at) = after.wake_at {
@@ -218,13 +257,36 @@ impl Shared {
         after.run_here
     }
 
-    fn run(&self, job: Job, on: Thread) {
-        let mut slot = Slot { shared: self, job: job.id(), predicted: job.predicted(), on, ended: None };
+    fn run(&self, run: Run, on: Thread) {
+        if run.mates.is_empty() { self.run_one(run.head, on) } else { self.run_together(run, on) }
+    }
+
+    fn run_one(&self, job: Job, on: Thread) {
+        let predicted = job.predicted();
+        let mut slot = Slot { shared: self, job: job.id(), mates: Vec::new(), predicted, on, ended: None };
         let ran = job.run();
         slot.ended = Some((ran.ended, ran.service));
         // The slot is free before the answer is out, so that whoever waits for the answer finds it so.
         drop(slot);
         ran.complete();
+    }
+
+    fn run_together(&self, run: Run, on: Thread) {
+        let mates = run.mates.iter().map(|mate| (mate.id(), 0)).collect();
+        let (job, predicted) = (run.head.id(), run.predicted());
+        let mut slot = Slot { shared: self, job, mates, predicted, on, ended: None };
+        let ran = batch::run([run.head].into_iter().chain(run.mates));
+        slot.mates.clear();
+        for Ran { service, ended, .. } in &ran {
+            if let Some((last, _)) = slot.ended {
+                slot.ended = slot.ended.map(|(_, took)| (last.max(*ended), took));
+            } else {
+                slot.ended = Some((*ended, *service));
+            }
+        }
+        slot.mates.extend(ran.iter().skip(1).map(|ran| (ran.id(), saturating_ns(ran.service))));
+        drop(slot);
+        ran.into_iter().for_each(Ran::complete);
     }
 }
 
@@ -232,6 +294,8 @@ impl Shared {
 struct Slot<'a> {
     shared: &'a Shared,
     job: JobId,
+    /// Jobs that share it, and how much of the time was for each.
+    mates: Vec<(JobId, Nanos)>,
     predicted: Nanos,
     on: Thread,
     /// When, and after how long.
@@ -243,25 +307,32 @@ impl Drop for Slot<'_> {
         let (ended, service) = self.ended.unwrap_or_else(|| (Instant::now(), Duration::ZERO));
         let mut state = self.shared.lock();
         let took = saturating_ns(service);
-        state.busy_ns = state.busy_ns.saturating_add(took);
+        let all = self.mates.iter().fold(took, |sum, (_, took)| sum.saturating_add(*took));
+        state.busy_ns = state.busy_ns.saturating_add(all);
         state.predicted_ns = state.predicted_ns.saturating_add(self.predicted);
-        state.error_ns = state.error_ns.saturating_add(took.abs_diff(self.predicted));
-        let here = self.shared.step(state, ended, Event::Finish(self.job, took), None, self.on);
+        state.error_ns = state.error_ns.saturating_add(all.abs_diff(self.predicted));
+        let mates = std::mem::take(&mut self.mates);
+        let events = mates.into_iter().chain([(self.job, took)]).map(|(job, took)| Event::Finish(job, took));
+        let here = self.shared.step_all(state, ended, events, None, self.on);
         debug_assert!(here.is_none(), "only an arrival may run here");
     }
 }
 
 impl State {
-    fn step(&mut self, now: Nanos, event: Event, mut arrived: Option<Job>) -> After {
-        let mut after = After::default();
+    fn step(&mut self, now: Nanos, event: Event, mut arrived: Option<Job>, after: &mut After) {
         let mut actions = std::mem::take(&mut self.actions);
         self.scheduler.step(now, event, &mut actions);
         for action in actions.drain(..) {
             match action {
                 Action::Start(job) => {
                     let job = self.take(job, &mut arrived);
-                    self.ready.push_back(job);
+                    self.ready.push_back(Run::of_one(job));
                     after.start += 1;
+                }
+                Action::Join(mate, _) => {
+                    let mate = self.take(mate, &mut arrived);
+                    let run = self.ready.back_mut().expect("a job joins the one that was started before it");
+                    run.mates.push(mate);
                 }
                 Action::RunHere(job) => {
                     self.ran_here += 1;
@@ -277,7 +348,6 @@ impl State {
         if let Some(job) = arrived {
             self.waiting.insert(job.id(), job);
         }
-        after
     }
 
     /// The job an action names: the one that just arrived, or one that waits.
@@ -341,6 +411,7 @@ impl Device {
             class: admitted.class,
             deadline: admitted.deadline.map(|at| self.shared.at(at)),
             cost: job.predicted(),
+            batch: job.batching(),
             run_here: short || offer == Offer::Any,
             share: admitted.share,
         };
@@ -403,9 +474,9 @@ impl Drop for Device {
 fn serve(shared: &Shared) {
     let mut state = shared.lock();
     loop {
-        if let Some(job) = state.ready.pop_front() {
+        if let Some(run) = state.ready.pop_front() {
             drop(state);
-            run_guarded(shared, job, Thread::Device);
+            run_guarded(shared, run, Thread::Device);
             state = shared.lock();
         } else if state.stopping && state.scheduler.waiting() == 0 {
             drop(state);
@@ -419,8 +490,8 @@ fn serve(shared: &Shared) {
 
 /// Backends' panics end inside the job. One that arrives here is ours (a reply sink's, say): it costs that
 /// job, and the thread goes on.
-fn run_guarded(shared: &Shared, job: Job, on: Thread) {
-    let run = std::panic::AssertUnwindSafe(|| shared.run(job, on));
+fn run_guarded(shared: &Shared, run: Run, on: Thread) {
+    let run = std::panic::AssertUnwindSafe(|| shared.run(run, on));
     if let Err(panic) = std::panic::catch_unwind(run) {
         tracing::error!(device = shared.name, reason = panic_text(&*panic), "a job's completion panicked");
     }

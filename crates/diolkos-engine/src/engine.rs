@@ -14,7 +14,7 @@ use crate::account::Seats;
 use crate::admission;
 use crate::control::{Control, ControlReply, ControlRequest, Parked, ParkingPlace};
 use crate::device::{Device, DeviceConfig, DeviceSnapshot, Here, Offer};
-use crate::job::{Job, Obligation};
+use crate::job::{Job, Obligation, RunTogether};
 use crate::lease::Policy;
 use crate::limits;
 use crate::memory::Memory;
@@ -35,6 +35,8 @@ pub struct EngineConfig {
     pub requests_memory_max: u64,
     /// Memory that one request may need, in bytes.
     pub request_memory_max: u64,
+    /// Whether requests may share runs where that was measured to pay.
+    pub batching: bool,
     /// What a tenant is that [`Engine::set_policy`] never named, or [`Engine::forget`] forgot.
     pub strangers: Strangers,
 }
@@ -56,6 +58,7 @@ impl EngineConfig {
             devices: vec![DeviceConfig::cpu(slots)],
             requests_memory_max: limits::REQUEST_MEMORY_MAX,
             request_memory_max: limits::ONE_REQUEST_MEMORY_MAX,
+            batching: true,
             strangers: Strangers::Welcome,
         }
     }
@@ -101,6 +104,7 @@ pub(crate) struct EngineInner {
     timer: Timer,
     control: Control,
     memory: Arc<Memory>,
+    batching: bool,
     refusals: Arc<OnceLock<Refusals>>,
     tenants: RwLock<HashMap<TenantId, Arc<Tenant>>>,
     strangers: Strangers,
@@ -144,6 +148,7 @@ impl Engine {
             timer,
             control,
             memory: Memory::new(config.requests_memory_max, config.request_memory_max),
+            batching: config.batching,
             refusals: Arc::default(),
             tenants: RwLock::default(),
             strangers: config.strangers,
@@ -419,7 +424,14 @@ impl EngineInner {
             return None;
         };
         match admission::admit(request, version, obligation.cancel.clone(), &tenant.memory, lease) {
-            Ok(admitted) => device.submit(Job::new(admitted, obligation, queued), offer),
+            Ok(admitted) => {
+                let together = match (self.batching, policy.batch_with_others) {
+                    (false, _) => RunTogether::Never,
+                    (true, false) => RunTogether::Own,
+                    (true, true) => RunTogether::WithOthers,
+                };
+                device.submit(Job::new(admitted, obligation, queued, together), offer)
+            }
             Err(error) => {
                 let status = status::of_admission(&error);
                 stats.of(tenant.account()).failed(status.code(), obligation.submitted.elapsed());

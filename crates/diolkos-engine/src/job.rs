@@ -11,14 +11,17 @@ use bytes::Bytes;
 use diolkos_backend::{Buffer, CancelFlag, RunError, Work};
 use diolkos_types::{Code, JobId, Status};
 
+use crate::account::AccountKey;
 use crate::admission::{self, AdmissionError, Admitted};
+use crate::batch;
 use crate::memory::Reservation;
 use crate::request::{Outputs, Reply, ReplySink, Timing};
-use crate::sched::Nanos;
+use crate::sched::{Batching, Nanos};
 use crate::session::InFlight;
 use crate::status;
 use crate::store::LoadedVersion;
 use crate::tenant::Tenant;
+use crate::used::Running;
 
 /// The obligation to answer somebody.
 pub(crate) struct Obligation {
@@ -78,6 +81,17 @@ impl Drop for Obligation {
     }
 }
 
+/// Whose requests may be in a run together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RunTogether {
+    /// Everybody's.
+    WithOthers,
+    /// One tenant's own.
+    Own,
+    /// Nobody's.
+    Never,
+}
+
 /// An admitted request on its way through a device. It changes hands often, so what it has lies in a box.
 pub(crate) struct Job(Box<Inner>);
 
@@ -86,6 +100,7 @@ struct Inner {
     obligation: Obligation,
     queued: Instant,
     predicted: Nanos,
+    batching: Option<Batching>,
 }
 
 /// A job whose operation ran, successfully or not, and whose answer is still owed.
@@ -101,12 +116,25 @@ pub(crate) struct Ran {
 }
 
 impl Job {
-    /// `queued` is when its admission began.
-    pub(crate) fn new(admitted: Admitted, obligation: Obligation, queued: Instant) -> Job {
-        admitted.version.stats.of(obligation.tenant.account()).pending.increment();
+    /// `queued` is when its admission began, and `together` says whose rows may be in a run with its own.
+    pub(crate) fn new(
+        admitted: Admitted,
+        obligation: Obligation,
+        queued: Instant,
+        together: RunTogether,
+    ) -> Job {
         let version = &admitted.version;
+        let account = version.stats.of(obligation.tenant.account());
+        account.pending.increment();
         let predicted = version.stats.predict(admitted.input_bytes, version.verdict.median_ns);
-        Job(Box::new(Inner { admitted, obligation, queued, predicted }))
+        let apart = together == RunTogether::Never || version.together.is_none() || account.is_kept_apart();
+        let batching = if apart {
+            None
+        } else {
+            let with_others = together == RunTogether::WithOthers;
+            batch::batching(&admitted, obligation.tenant.key(), with_others, predicted)
+        };
+        Job(Box::new(Inner { admitted, obligation, queued, predicted, batching }))
     }
 
     pub(crate) fn id(&self) -> JobId {
@@ -117,7 +145,12 @@ impl Job {
         &self.0.admitted
     }
 
-    /// Device time that it will take, as far as one can tell.
+    /// What it may share a run with.
+    pub(crate) fn batching(&self) -> Option<Batching> {
+        self.0.batching
+    }
+
+    /// Device time that it will take alone, as far as one can tell.
     pub(crate) fn predicted(&self) -> Nanos {
         self.0.predicted
     }
@@ -145,29 +178,112 @@ impl Job {
 
     /// Runs the operation on this thread. A panic of the backend is a failure of this job only.
     pub(crate) fn run(self) -> Ran {
-        let Inner { admitted, obligation, queued, predicted } = *self.0;
+        let began = Instant::now();
+        self.begin(began).map_or_else(|ran| *ran, |begun| begun.run(began, Duration::ZERO))
+    }
+
+    /// What can be said before it runs: it is over, if what is left to check is wrong.
+    pub(crate) fn begin(self, began: Instant) -> Result<Begun, Box<Ran>> {
+        let Inner { admitted, obligation, queued, predicted, .. } = *self.0;
         let Admitted { version, mut work, output_order, rows, memory, reserve_at_start, input_bytes, .. } =
             admitted;
-        let began = Instant::now();
         version.stats.of(obligation.tenant.account()).pending.decrement();
         version.usage.touch(began);
-        let outcome = prepare(&version, &mut work, &memory, reserve_at_start).and_then(|scratch| {
-            let outcome = run_caught(&version, &mut work).map_err(|error| status::of_run(&version, &error));
-            drop(scratch);
-            outcome
-        });
-        let ended = Instant::now();
-        let service = ended - began;
-        version.stats.executed(obligation.tenant.account(), service);
-        // What fails early says nothing about what others take, and what fails late must not be cheap.
-        let longer = service > Duration::from_nanos(predicted);
-        if outcome.is_ok() || longer {
-            version.stats.learn(input_bytes, service);
+        let prepared = prepare(&version, &mut work, &memory, reserve_at_start);
+        let begun = |scratch| Begun {
+            obligation,
+            version,
+            work,
+            took_part: false,
+            output_order,
+            rows,
+            memory,
+            scratch,
+            input_bytes,
+            queued,
+            began,
+            predicted,
+        };
+        match prepared {
+            Ok(scratch) => Ok(begun(Some(scratch))),
+            Err(status) => Err(Box::new(begun(None).refuse(status))),
         }
-        obligation.tenant.charge(service);
-        let timing = timing(queued, began, ended, &work);
+    }
+}
+
+/// A job that runs.
+pub(crate) struct Begun {
+    obligation: Obligation,
+    version: Arc<LoadedVersion>,
+    pub(crate) work: Work,
+    /// Its work was done as a part of a run that several shared.
+    pub(crate) took_part: bool,
+    output_order: Option<Vec<usize>>,
+    rows: u64,
+    memory: Reservation,
+    /// Memory for the run alone.
+    scratch: Option<Reservation>,
+    input_bytes: u64,
+    queued: Instant,
+    began: Instant,
+    predicted: Nanos,
+}
+
+impl Begun {
+    pub(crate) fn version(&self) -> &Arc<LoadedVersion> {
+        &self.version
+    }
+
+    pub(crate) fn account(&self) -> AccountKey {
+        self.obligation.tenant.account()
+    }
+
+    pub(crate) fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    pub(crate) fn input_bytes(&self) -> u64 {
+        self.input_bytes
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.obligation.cancel.is_cancelled()
+    }
+
+    /// Runs it alone. `before` is device time that it had already.
+    pub(crate) fn run(mut self, began: Instant, before: Duration) -> Ran {
+        let running = Running::begin(began, self.version.stats.is_short());
+        let outcome = run_caught(&self.version, &mut self.work);
+        let used = running.end();
+        self.version.stats.executed(self.account(), used.wall);
+        // What fails early says nothing about what others take, and what fails late must not be cheap.
+        let longer = used.device > Duration::from_nanos(self.predicted);
+        if outcome.is_ok() || longer {
+            self.version.stats.learn(self.input_bytes, used.device);
+        }
+        self.end(outcome, used.ended, used.device + before)
+    }
+
+    /// It ended after so much device time.
+    pub(crate) fn end(mut self, outcome: Result<(), RunError>, ended: Instant, service: Duration) -> Ran {
+        self.scratch = None;
+        self.obligation.tenant.charge(service);
+        let timing = timing(self.queued, self.began, ended, &self.work);
+        let outcome = if self.took_part && self.is_cancelled() { Err(RunError::Cancelled) } else { outcome };
+        let Begun { obligation: job, version, work, output_order, rows, memory, .. } = self;
+        let outcome = outcome.map_err(|error| status::of_run(&version, &error));
         let result = outcome.and_then(|()| collect(&version, work, output_order, memory));
-        Ran { job: obligation, version, rows, result, timing, service, ended }
+        Ran { job, version, rows, result, timing, service, ended }
+    }
+
+    /// It ended before it ran.
+    fn refuse(self, status: Status) -> Ran {
+        let ended = Instant::now();
+        let timing = timing(self.queued, self.began, ended, &self.work);
+        let (service, result) = (ended - self.began, Err(status));
+        self.obligation.tenant.charge(service);
+        let Begun { obligation: job, version, rows, .. } = self;
+        Ran { job, version, rows, result, timing, service, ended }
     }
 }
 
@@ -185,6 +301,14 @@ fn prepare(
 }
 
 impl Ran {
+    pub(crate) fn id(&self) -> JobId {
+        self.job.job
+    }
+
+    pub(crate) fn failed(&self) -> bool {
+        self.result.as_ref().is_err_and(|status| status.code() != Code::Cancelled)
+    }
+
     /// Sends the answer.
     pub(crate) fn complete(mut self) {
         let now = Instant::now();
@@ -198,7 +322,7 @@ impl Ran {
     }
 }
 
-fn run_caught(version: &LoadedVersion, work: &mut Work) -> Result<(), RunError> {
+pub(crate) fn run_caught(version: &LoadedVersion, work: &mut Work) -> Result<(), RunError> {
     work.check_cancelled()?;
     let operation = &version.operation;
     // After a panic nothing of `work` is read but its phases, and the operation's contract is that `run`

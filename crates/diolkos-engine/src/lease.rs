@@ -23,6 +23,8 @@ pub struct Policy {
     pub regions_memory_max: u64,
     /// Deadlines later than this are brought forward to it, and a request without one gets it.
     pub deadline_max: Option<Duration>,
+    /// Whether its requests may be in one run with those of others.
+    pub batch_with_others: bool,
     /// Whether it may load and unload installed models, which others use as well.
     pub may_load: bool,
     /// What it may use of which device; the first one that names the device counts.
@@ -39,6 +41,7 @@ impl Policy {
             requests_memory_max: u64::MAX,
             regions_memory_max: u64::MAX,
             deadline_max: None,
+            batch_with_others: true,
             may_load: true,
             leases: vec![Lease::everything()],
         }

@@ -23,6 +23,8 @@
 //! | `rate`, `memory` | so many requests per second, so many bytes |
 //! | [`sched`] | who runs next; pure |
 //! | `device` | slots, threads and queues around one scheduler |
+//! | `batch` | runs that several requests share |
+//! | `used` | device time: what a run used of its device |
 //! | `job` | `Admitted` → `Job` → `Reply`: exactly one end |
 //! | `control` | loading and unloading, off the request path |
 //! | [`store`] | models on disk and in memory |
@@ -34,6 +36,7 @@
 
 pub mod account;
 mod admission;
+mod batch;
 mod control;
 mod device;
 mod endpoint;
@@ -51,6 +54,7 @@ mod status;
 pub mod store;
 mod tenant;
 mod timer;
+mod used;
 
 pub use control::{ControlReply, ControlRequest};
 pub use device::{DeviceConfig, DeviceSnapshot, Here, Offer};
@@ -59,6 +63,6 @@ pub use engine::{Engine, EngineConfig, StartError, Strangers};
 pub use lease::{Lease, Patterns, Policy, matches};
 pub use rate::{Meter, Rate};
 pub use request::{NamedTensor, Outputs, Reply, ReplySink, Request, Timing};
-pub use sched::{Class, Share};
+pub use sched::{Class, FloorShares, Share};
 pub use session::{CancelOnDrop, RegionCharge, Session, Ticket};
 pub use tenant::TenantSnapshot;

@@ -32,6 +32,15 @@ pub const SESSIONS_MAX: usize = 32_768;
 /// Inputs or outputs of one request. The largest published ONNX model signatures have a few dozen.
 pub const TENSORS_MAX: usize = 256;
 
+/// Longest that a run of several requests may take: whoever comes waits for what runs.
+pub const BATCH_TIME_MAX: Duration = Duration::from_millis(20);
+
+/// Inputs and outputs of such a run: all of it is copied at once.
+pub const BATCH_BYTES_MAX: u64 = 64 << 20;
+
+/// Requests of a tenant to a version that run alone after one of its own failed in a run with others.
+pub const BATCH_APART: u64 = 1000;
+
 /// Control requests (load, unload, rescan) that wait. They take seconds each.
 pub const CONTROL_QUEUE_MAX: usize = 256;
 

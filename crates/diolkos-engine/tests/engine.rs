@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::{Gate, TestOperation, engine, engine_with, give_back};
 use diolkos_backend::{Buffer, RunError, Tensor};
-use diolkos_engine::{Class, Engine, EngineConfig, NamedTensor, Offer, Reply, Request, Session};
+use diolkos_engine::{Class, Engine, EngineConfig, FloorShares, NamedTensor, Offer, Reply, Request, Session};
 use diolkos_types::{Code, DataType, HandleId, Shape, TenantId};
 
 fn tensor(rows: u64, value: f32) -> NamedTensor {
@@ -146,7 +146,10 @@ fn blocked() -> (Engine, Arc<Gate>, Arc<AtomicUsize>) {
         for_runs.fetch_add(1, Ordering::Relaxed);
         give_back(work, signature)
     });
-    let engine = engine(1, vec![("hold", hold), ("count", count)]);
+    // How long the gate holds is no matter of floors.
+    let mut config = EngineConfig::cpu(1);
+    config.devices[0].floors = FloorShares { standard: 0, batch: 0 };
+    let engine = engine_with(&config, vec![("hold", hold), ("count", count)]);
     (engine, gate, runs)
 }
 

@@ -308,6 +308,7 @@ fn engine_config(settings: &Settings) -> EngineConfig {
         requests_memory_max: settings.limits.requests_memory_max.get(),
         request_memory_max: settings.limits.request_memory_max.get(),
         strangers: Strangers::Refused,
+        batching: settings.engine.batching,
         devices: vec![DeviceConfig {
             floors: FloorShares {
                 standard: settings.engine.standard_floor * 10,

@@ -41,6 +41,8 @@ pub struct ModelStats {
     pub latency: Histogram,
     /// Nanoseconds from [`ORIGIN`] to the last success; 0 = never.
     last_success: AtomicU64,
+    /// Requests that will still run alone, because one failed.
+    apart: AtomicU64,
 }
 
 impl ModelStats {
@@ -66,6 +68,7 @@ impl ModelStats {
             pending,
             latency,
             last_success,
+            apart: _,
         } = other;
         self.success.absorb(success);
         self.fail.absorb(fail);
@@ -96,6 +99,7 @@ impl ModelStats {
             pending,
             latency,
             last_success,
+            apart,
         } = self;
         for total in [success, fail, queue, compute_input, compute_infer, compute_output] {
             total.clear();
@@ -103,7 +107,7 @@ impl ModelStats {
         failures.clear();
         pending.clear();
         latency.clear();
-        for counter in [inferences, executions, last_success] {
+        for counter in [inferences, executions, last_success, apart] {
             counter.store(0, Ordering::Relaxed);
         }
     }
@@ -126,6 +130,21 @@ impl ModelStats {
     pub fn failed(&self, code: Code, latency: Duration) {
         self.fail.add(latency);
         self.failures.add(code);
+    }
+
+    /// The next requests run alone, so many of them.
+    pub(crate) fn keep_apart(&self, requests: u64) {
+        self.apart.store(requests, Ordering::Relaxed);
+    }
+
+    /// Whether a request has to run alone, which counts as one.
+    pub(crate) fn is_kept_apart(&self) -> bool {
+        // Nearly always none, and then nothing is written.
+        self.apart.load(Ordering::Relaxed) > 0
+            && self
+                .apart
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+                .is_ok()
     }
 
     /// Counts one run of the operation.

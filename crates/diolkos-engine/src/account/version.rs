@@ -98,6 +98,18 @@ impl VersionStats {
         self.service.add(time);
     }
 
+    /// Counts one run that several requests shared, once for each tenant that had some.
+    pub(crate) fn executed_together(&self, tenants: impl Iterator<Item = AccountKey>, time: Duration) {
+        let mut counted: Vec<AccountKey> = Vec::new();
+        for tenant in tenants {
+            if !counted.contains(&tenant) {
+                counted.push(tenant);
+                self.of(tenant).executed();
+            }
+        }
+        self.service.add(time);
+    }
+
     /// What a job with so many bytes of input will cost in device time; `warm_up` is what a run took when the version was
     /// loaded.
     pub(crate) fn predict(&self, bytes: u64, warm_up: Nanos) -> Nanos {

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use diolkos_types::{BuildSpread, JobId};
 
-use super::{Nanos, TenantKey};
+use super::{BatchKey, Batching, Nanos, TenantKey};
 
 /// Virtual time: nanoseconds of device time by weight, in thousandths, so that weights up to a thousand lose nothing.
 pub type Virtual = u128;
@@ -35,10 +35,23 @@ const LOOKED_AT_MAX: usize = 64;
 /// Flows that are kept without jobs before anybody looks which of them have nothing to remember.
 const IDLE_MIN: usize = 64;
 
+/// A job that waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Queued {
+    /// Which.
+    pub job: JobId,
+    /// Device time that it will take if it runs alone.
+    pub alone: Nanos,
+    /// Device time that it will take as far as one can tell while it waits: its part of a full batch, where it may be in one.
+    pub cost: Nanos,
+    /// What it may share a run with.
+    pub batch: Option<Batching>,
+}
+
 /// What one tenant has in this class.
 #[derive(Debug, Default)]
 struct Flow {
-    jobs: BTreeMap<Place, (JobId, Nanos)>,
+    jobs: BTreeMap<Place, Queued>,
     /// Predicted device time of these.
     work: Nanos,
     /// When the next one starts.
@@ -50,24 +63,13 @@ struct Flow {
     running: usize,
 }
 
-/// A job that is next.
-#[derive(Clone, Copy, Debug)]
-pub struct Popped {
-    /// Whose.
-    pub tenant: TenantKey,
-    /// Which.
-    pub job: JobId,
-    /// What it is charged.
-    pub cost: Nanos,
-    /// When it starts, in virtual time.
-    pub start: Virtual,
-}
-
 /// One class.
 #[derive(Debug, Default)]
 pub struct ClassQueue {
     flows: HashMap<TenantKey, Flow, BuildSpread>,
     line: BTreeSet<(Virtual, TenantKey)>,
+    /// Where the jobs stand that may share a run.
+    mates: HashMap<BatchKey, BTreeMap<TenantKey, BTreeSet<Place>>, BuildSpread>,
     /// Virtual time.
     now: Virtual,
     /// The latest start of any flow: where virtual time goes when nobody is busy.
@@ -83,7 +85,8 @@ pub struct ClassQueue {
     sweep_at: usize,
 }
 
-fn virtual_time(cost: Nanos, weight: u32) -> Virtual {
+/// How far a tenant of this weight moves on for a job of this cost.
+pub fn virtual_time(cost: Nanos, weight: u32) -> Virtual {
     Virtual::from(cost) * SCALE / Virtual::from(weight.max(1))
 }
 
@@ -100,15 +103,27 @@ impl ClassQueue {
         !self.line.is_empty()
     }
 
-    /// Predicted device time of the job that is next.
+    /// The job that is next: whose, where it stands, and what it is.
     #[must_use]
-    pub fn next_cost(&self) -> Option<Nanos> {
-        let (_, tenant) = self.line.first()?;
-        self.flows[tenant].jobs.first_key_value().map(|(_, &(_, cost))| cost)
+    pub fn next(&self) -> Option<(TenantKey, Place, Queued)> {
+        let &(_, tenant) = self.line.first()?;
+        self.flows[&tenant].jobs.first_key_value().map(|(&place, &queued)| (tenant, place, queued))
+    }
+
+    /// Tenants with jobs of this key, and when the next job of each starts.
+    pub fn mates(&self, key: BatchKey) -> impl Iterator<Item = (Virtual, TenantKey)> {
+        let tenants = self.mates.get(&key).into_iter().flat_map(BTreeMap::keys);
+        tenants.map(|&tenant| (self.flows[&tenant].start, tenant))
+    }
+
+    /// The tenant's jobs of this key, in their order.
+    pub fn mates_of(&self, key: BatchKey, tenant: TenantKey) -> impl Iterator<Item = (Place, Queued)> {
+        let places = self.mates.get(&key).and_then(|tenants| tenants.get(&tenant)).into_iter().flatten();
+        places.map(move |&place| (place, self.flows[&tenant].jobs[&place]))
     }
 
     /// A job waits. Whether its tenant is in line is said by [`ClassQueue::line_up`].
-    pub fn push(&mut self, tenant: TenantKey, weight: u32, place: Place, job: JobId, cost: Nanos) {
+    pub fn push(&mut self, tenant: TenantKey, weight: u32, place: Place, queued: Queued) {
         let now = self.now;
         let flow = self.flows.entry(tenant).or_default();
         if flow.jobs.is_empty() {
@@ -116,10 +131,13 @@ impl ClassQueue {
             flow.weight = weight;
             self.weights += u64::from(weight);
         }
-        flow.jobs.insert(place, (job, cost));
-        flow.work += cost;
+        flow.jobs.insert(place, queued);
+        flow.work += queued.cost;
         if flow.in_line {
-            self.line_work += cost;
+            self.line_work += queued.cost;
+        }
+        if let Some(batch) = queued.batch {
+            self.mates.entry(batch.key).or_default().entry(tenant).or_default().insert(place);
         }
         self.waiting += 1;
     }
@@ -141,11 +159,12 @@ impl ClassQueue {
     pub fn line_up(&mut self, tenant: TenantKey) {
         if let Some(flow) = self.flows.get_mut(&tenant)
             && !flow.in_line
-            && let Some((_, &(_, cost))) = flow.jobs.first_key_value()
+            && let Some((_, first)) = flow.jobs.first_key_value()
         {
             if std::mem::take(&mut flow.aside) {
                 // What it could not use because of a bound of its own is no credit, but for one job.
-                flow.start = flow.start.max(self.now.saturating_sub(virtual_time(cost, flow.weight)));
+                let one = virtual_time(first.cost, flow.weight);
+                flow.start = flow.start.max(self.now.saturating_sub(one));
                 self.latest = self.latest.max(flow.start);
             }
             flow.in_line = true;
@@ -167,44 +186,31 @@ impl ClassQueue {
         }
     }
 
-    /// Takes the job that is next, and charges it. Its tenant is out of line until somebody lines it up again.
-    pub fn pop(&mut self) -> Option<Popped> {
-        let (start, tenant) = self.line.pop_first()?;
-        let flow = self.flows.get_mut(&tenant).expect("a tenant in line has a flow");
-        flow.in_line = false;
-        self.line_work -= flow.work;
-        self.line_weights -= u64::from(flow.weight);
-        let (_, (job, cost)) = flow.jobs.pop_first().expect("a tenant in line has jobs");
-        flow.work -= cost;
+    /// A job starts that waited, and was taken out before.
+    pub fn start_waited(&mut self, tenant: TenantKey, weight: u32, cost: Nanos) {
+        let start = self.flows.get(&tenant).expect("a tenant whose job waited has a flow").start;
+        self.start(tenant, weight, cost, start);
+    }
+
+    /// A job starts that never waited.
+    pub fn start_at_once(&mut self, tenant: TenantKey, weight: u32, cost: Nanos) {
+        let start = self.flows.entry(tenant).or_default().start.max(self.now);
+        self.start(tenant, weight, cost, start);
+    }
+
+    /// Charges a job, and moves virtual time on.
+    fn start(&mut self, tenant: TenantKey, weight: u32, cost: Nanos, start: Virtual) {
+        self.running += 1;
+        let flow = self.flows.get_mut(&tenant).expect("the caller looked at it");
         flow.running += 1;
-        flow.start += virtual_time(cost, flow.weight);
+        let before = std::mem::replace(&mut flow.start, start + virtual_time(cost, weight));
         self.latest = self.latest.max(flow.start);
-        if flow.jobs.is_empty() {
-            self.weights -= u64::from(flow.weight);
+        if flow.in_line {
+            self.line.remove(&(before, tenant));
+            self.line.insert((flow.start, tenant));
         }
-        self.waiting -= 1;
-        self.running += 1;
-        Some(Popped { tenant, job, cost, start })
-    }
-
-    /// Charges a job that never waited, and says when it starts.
-    pub fn charge(&mut self, tenant: TenantKey, weight: u32, cost: Nanos) -> Virtual {
-        let now = self.now;
-        let flow = self.flows.entry(tenant).or_default();
-        debug_assert!(!flow.in_line, "whoever is in line goes first");
-        let start = flow.start.max(now);
-        flow.start = start + virtual_time(cost, weight);
-        flow.running += 1;
-        self.latest = self.latest.max(flow.start);
-        self.running += 1;
-        start
-    }
-
-    /// A job of this tenant started, so virtual time moves on.
-    pub fn passed(&mut self, tenant: TenantKey, weight: u32, cost: Nanos, start: Virtual) {
-        let waits = self.flows.get(&tenant).is_some_and(|flow| !flow.jobs.is_empty());
-        let weights = if waits { self.weights } else { self.weights + u64::from(weight) };
-        self.now += Virtual::from(cost) * SCALE / Virtual::from(weights.max(1));
+        let weights = if flow.jobs.is_empty() { self.weights + u64::from(weight) } else { self.weights };
+        self.now += virtual_time(cost, 1) / Virtual::from(weights.max(1));
         self.now = self.now.max(start);
     }
 
@@ -247,14 +253,14 @@ impl ClassQueue {
         self.sweep_at = 2 * self.flows.len() + IDLE_MIN;
     }
 
-    /// Takes a job out of the middle.
-    pub fn remove(&mut self, tenant: TenantKey, place: Place) {
+    /// Takes a job out, wherever it stands.
+    pub fn take(&mut self, tenant: TenantKey, place: Place) -> Queued {
         let flow = self.flows.get_mut(&tenant).expect("a waiting job has a flow");
-        let (_, cost) = flow.jobs.remove(&place).expect("the caller knows the job's place");
-        flow.work -= cost;
+        let queued = flow.jobs.remove(&place).expect("the caller knows the job's place");
+        flow.work -= queued.cost;
         self.waiting -= 1;
         if flow.in_line {
-            self.line_work -= cost;
+            self.line_work -= queued.cost;
         }
         if flow.jobs.is_empty() {
             self.weights -= u64::from(flow.weight);
@@ -264,6 +270,22 @@ impl ClassQueue {
                 self.line.remove(&(flow.start, tenant));
                 self.line_weights -= u64::from(flow.weight);
             }
+        }
+        if let Some(batch) = queued.batch {
+            self.forget_mate(batch.key, tenant, place);
+        }
+        queued
+    }
+
+    fn forget_mate(&mut self, key: BatchKey, tenant: TenantKey, place: Place) {
+        let tenants = self.mates.get_mut(&key).expect("a job that may share a run is listed");
+        let places = tenants.get_mut(&tenant).expect("and under its tenant");
+        places.remove(&place);
+        if places.is_empty() {
+            tenants.remove(&tenant);
+        }
+        if tenants.is_empty() {
+            self.mates.remove(&key);
         }
     }
 
@@ -276,7 +298,7 @@ impl ClassQueue {
             if flow.jobs.last_key_value().is_none_or(|(last, _)| *last < place) {
                 return flow.work;
             }
-            flow.jobs.range(..place).take(LOOKED_AT_MAX).map(|(_, &(_, cost))| cost).sum()
+            flow.jobs.range(..place).take(LOOKED_AT_MAX).map(|(_, queued)| queued.cost).sum()
         });
         let in_line = flow.is_some_and(|flow| flow.in_line);
         let (weights, work) = if in_line {
@@ -292,5 +314,11 @@ impl ClassQueue {
     #[cfg(test)]
     pub(super) fn flows(&self) -> usize {
         self.flows.len()
+    }
+
+    /// Keys of jobs that may share a run.
+    #[cfg(test)]
+    pub(super) fn keys(&self) -> usize {
+        self.mates.len()
     }
 }

@@ -11,6 +11,8 @@
 //!   the longest job, and because a charge can be corrected afterwards.
 //! * **Inside a tenant and class** the earliest deadline goes first, then the order of arrival.
 //!
+//! Jobs that wait for the same operation may share a run ([`batch`]).
+//!
 //! A job that is cancelled or late while it waits never starts, and one whose deadline would pass while it waits for what is
 //! before it is refused when it comes.
 //!
@@ -21,16 +23,17 @@
 //!           waiting ── Cancel ──> Cancelled
 //!              │    └─ deadline ─> Expire
 //!              ▼ turn and free slot
-//!         Start / RunHere ──> running ── Finish ──> (slot free again, charge corrected)
+//!  Start / Join / RunHere ──> running ── Finish ──> (slot free again, charge corrected)
 //! ```
 //!
 //! Invariants, checked by the property tests against a plainer model and by the simulator:
 //!
-//! * Every job that arrives gets exactly one of `Start`, `RunHere`, `Refuse`, `Expire`, `Cancelled`.
-//! * Never more jobs run than there are slots, nor more of one tenant than it may run at once; and no slot is free while
+//! * Every job that arrives gets exactly one of `Start`, `Join`, `RunHere`, `Refuse`, `Expire`, `Cancelled`.
+//! * Never are there more runs than slots, nor run more jobs of one tenant than it may run at once; and no slot is free while
 //!   a job waits whose tenant may run another.
 //! * What is kept does not grow with tenants or jobs that are gone.
 
+pub mod batch;
 pub mod class;
 pub mod floors;
 #[cfg(test)]
@@ -46,7 +49,8 @@ use std::collections::{BTreeSet, HashMap};
 pub use diolkos_backend::endpoint::Class;
 use diolkos_types::{BuildSpread, JobId};
 
-use class::{ClassQueue, Place};
+pub use batch::{BatchKey, Batching};
+use class::{ClassQueue, Place, Queued};
 pub use floors::FloorShares;
 use floors::Floors;
 use tenants::Tenants;
@@ -75,8 +79,10 @@ pub struct Arrival {
     pub class: Class,
     /// Must have begun by then.
     pub deadline: Option<Nanos>,
-    /// Device time that it will take, as far as one can tell.
+    /// Device time that it will take alone, as far as one can tell.
     pub cost: Nanos,
+    /// What it may share a run with.
+    pub batch: Option<Batching>,
     /// The thread that brings it offers to run it.
     pub run_here: bool,
     /// What its tenant may have here, from now on.
@@ -104,7 +110,8 @@ impl Share {
 pub enum Event {
     /// A job was admitted.
     Arrive(Arrival),
-    /// A job that ran has ended, after so much time on the device.
+    /// A job that ran has ended, after so much time on the device; where several shared a run, its part of it. The slot is free
+    /// when the one that was started has ended.
     Finish(JobId, Nanos),
     /// Nobody wants this job any more. Ignored for a job that runs or is unknown.
     Cancel(JobId),
@@ -117,6 +124,8 @@ pub enum Event {
 pub enum Action {
     /// Give this job a slot's thread.
     Start(JobId),
+    /// Let the first job share the run of the second, which was started just before.
+    Join(JobId, JobId),
     /// Run this job, which just arrived, on the thread that brought it. It holds a slot all the same.
     RunHere(JobId),
     /// Answer that there is no room for it.
@@ -169,6 +178,8 @@ struct Running {
     cost: Nanos,
     /// It started because the floor of its class was due.
     due: bool,
+    /// It holds a slot. Those who joined it do not.
+    slot: bool,
 }
 
 /// The scheduler of one device.
@@ -180,6 +191,7 @@ pub struct Scheduler {
     tenants: Tenants,
     waiting: HashMap<JobId, Waiting, BuildSpread>,
     running: HashMap<JobId, Running, BuildSpread>,
+    slots_used: usize,
     deadlines: BTreeSet<(Nanos, JobId)>,
     arrivals: u64,
     wake_at: Option<Nanos>,
@@ -197,6 +209,7 @@ impl Scheduler {
             tenants: Tenants::default(),
             waiting: HashMap::default(),
             running: HashMap::default(),
+            slots_used: 0,
             deadlines: BTreeSet::new(),
             arrivals: 0,
             wake_at: None,
@@ -213,6 +226,12 @@ impl Scheduler {
     #[must_use]
     pub fn running(&self) -> usize {
         self.running.len()
+    }
+
+    /// Slots that they hold: fewer, where jobs share runs.
+    #[must_use]
+    pub fn slots_used(&self) -> usize {
+        self.slots_used
     }
 
     /// Whether some job that waits has a deadline.
@@ -245,16 +264,16 @@ impl Scheduler {
 
     fn arrive(&mut self, now: Nanos, arrival: Arrival, actions: &mut Vec<Action>) {
         let Arrival { job, tenant, class, deadline, run_here, share, .. } = arrival;
-        let cost = arrival.cost.max(COST_MIN);
+        let alone = arrival.cost.max(COST_MIN);
         self.allow(now, tenant, share, actions);
         if deadline.is_some_and(|deadline| deadline <= now) {
             return actions.push(Action::Expire(job));
         }
         // No slot is free while somebody waits who may run, so with a free one this job is next.
-        if self.running.len() < self.config.slots && self.tenants.has_room(tenant) {
-            let start = self.classes[class as usize].charge(tenant, self.tenants.weight(tenant), cost);
-            self.begin(job, Running { tenant, class, cost, due: false }, start);
-            self.serve(class, cost, false);
+        if self.slots_used < self.config.slots && self.tenants.has_room(tenant) {
+            let weight = self.tenants.weight(tenant);
+            self.classes[class as usize].start_at_once(tenant, weight, alone);
+            self.begin(job, Running { tenant, class, cost: alone, due: false, slot: true });
             return actions.push(if run_here { Action::RunHere(job) } else { Action::Start(job) });
         }
         if self.waiting.len() >= self.config.queue_max {
@@ -264,6 +283,7 @@ impl Scheduler {
             return actions.push(Action::Refuse(job, Full::Tenant));
         }
         let place = (deadline.unwrap_or(Nanos::MAX), self.arrivals);
+        let cost = arrival.batch.map_or(alone, |batch| batch.part_of_full().max(COST_MIN));
         if let Some(deadline) = deadline {
             let wait = self.wait_of(tenant, class, place, cost);
             if now.saturating_add(wait) > deadline {
@@ -274,7 +294,8 @@ impl Scheduler {
         self.arrivals += 1;
         let known = self.waiting.insert(job, Waiting { tenant, class, place });
         assert!(known.is_none(), "job {job} arrived twice");
-        self.classes[class as usize].push(tenant, self.tenants.weight(tenant), place, job, cost);
+        let queued = Queued { job, alone, cost, batch: arrival.batch };
+        self.classes[class as usize].push(tenant, self.tenants.weight(tenant), place, queued);
         self.tenants.waits(tenant);
         if self.tenants.has_room(tenant) {
             self.classes[class as usize].line_up(tenant);
@@ -315,13 +336,37 @@ impl Scheduler {
         own.saturating_add(urgent.min(floor)) / self.config.slots as u64
     }
 
-    fn begin(&mut self, job: JobId, running: Running, start: class::Virtual) {
-        let Running { tenant, class, cost, .. } = running;
-        let weight = self.tenants.weight(tenant);
-        self.classes[class as usize].passed(tenant, weight, cost, start);
+    /// Notes that a job runs, which its class charged.
+    fn begin(&mut self, job: JobId, running: Running) {
+        let Running { tenant, class, cost, due, slot } = running;
+        self.slots_used += usize::from(slot);
         self.tenants.runs(tenant);
         let known = self.running.insert(job, running);
         assert!(known.is_none(), "job {job} started twice");
+        if !self.tenants.has_room(tenant) {
+            self.classes.iter_mut().for_each(|class| class.step_out(tenant));
+        }
+        self.serve(class, cost, due);
+    }
+
+    /// Takes a job that waits, and lets it run.
+    fn begin_waiting(
+        &mut self,
+        class: Class,
+        tenant: TenantKey,
+        queued: Queued,
+        cost: Nanos,
+        due: bool,
+        slot: bool,
+    ) {
+        let waited =
+            self.waiting.remove(&queued.job).expect("every queued job is in the table of waiting jobs");
+        if waited.place.0 < Nanos::MAX {
+            self.deadlines.remove(&(waited.place.0, queued.job));
+        }
+        self.classes[class as usize].start_waited(tenant, self.tenants.weight(tenant), cost);
+        self.tenants.waits_no_more(tenant);
+        self.begin(queued.job, Running { tenant, class, cost, due, slot });
     }
 
     /// A class has so much of the device, and those who wait are owed a part of it.
@@ -330,8 +375,9 @@ impl Scheduler {
     }
 
     fn finish(&mut self, job: JobId, took: Nanos) {
-        let Running { tenant, class, cost, due } =
+        let Running { tenant, class, cost, due, slot } =
             self.running.remove(&job).expect("a job finishes that runs");
+        self.slots_used -= usize::from(slot);
         let took = took.max(COST_MIN);
         self.classes[class as usize].correct(tenant, self.tenants.weight(tenant), cost, took);
         let was_full = !self.tenants.has_room(tenant);
@@ -364,31 +410,41 @@ impl Scheduler {
     }
 
     fn fill_slots(&mut self, actions: &mut Vec<Action>) {
-        while self.running.len() < self.config.slots {
+        while self.slots_used < self.config.slots {
             let Some((class, due)) = self.next_class() else { return };
-            let queue = &mut self.classes[class as usize];
-            let popped = queue.pop().expect("its line is not empty");
-            let class::Popped { tenant, job, cost, start } = popped;
-            let waited = self.waiting.remove(&job).expect("every queued job is in the table of waiting jobs");
-            if waited.place.0 < Nanos::MAX {
-                self.deadlines.remove(&(waited.place.0, job));
-            }
-            self.begin(job, Running { tenant, class, cost, due }, start);
-            self.tenants.waits_no_more(tenant);
-            if self.tenants.has_room(tenant) {
-                self.classes[class as usize].line_up(tenant);
-            } else {
-                self.classes.iter_mut().for_each(|class| class.step_out(tenant));
-            }
-            self.serve(class, cost, due);
-            actions.push(Action::Start(job));
+            self.start_next(class, due, actions);
+        }
+    }
+
+    /// Starts the job of a class that is next, with those who share its run.
+    fn start_next(&mut self, class: Class, due: bool, actions: &mut Vec<Action>) {
+        let queue = &mut self.classes[class as usize];
+        let (tenant, place, _) = queue.next().expect("the caller saw somebody in line");
+        let head = queue.take(tenant, place);
+        actions.push(Action::Start(head.job));
+        let Some(batch) = head.batch else {
+            return self.begin_waiting(class, tenant, head, head.alone, due, true);
+        };
+        let mates = batch::mates(queue, &self.tenants, tenant, batch);
+        if mates.is_empty() {
+            return self.begin_waiting(class, tenant, head, head.alone, due, true);
+        }
+        let rows =
+            mates.iter().filter_map(|(_, _, mate)| mate.batch).fold(batch.rows, |sum, mate| sum + mate.rows);
+        let part =
+            |queued: &Queued| queued.batch.map_or(queued.alone, |batch| batch.part_of(rows)).max(COST_MIN);
+        self.begin_waiting(class, tenant, head, part(&head), due, true);
+        for (tenant, place, mate) in mates {
+            self.classes[class as usize].take(tenant, place);
+            self.begin_waiting(class, tenant, mate, part(&mate), due, false);
+            actions.push(Action::Join(mate.job, head.job));
         }
     }
 
     /// The most urgent class with somebody in line, unless a floor is due; and whether that is why.
     fn next_class(&self) -> Option<(Class, bool)> {
-        let next_cost = |class: Class| self.classes[class as usize].next_cost();
-        let mut in_line = CLASSES.into_iter().filter(|&class| next_cost(class).is_some());
+        let next_cost = |class: Class| self.classes[class as usize].next().map(|(_, _, next)| next.alone);
+        let mut in_line = CLASSES.into_iter().filter(|&class| self.classes[class as usize].has_line());
         let due = |class: &Class| next_cost(*class).is_some_and(|cost| self.floors.is_due(*class, cost));
         let due = in_line.clone().find(due).map(|class| (class, true));
         due.or_else(|| in_line.next().map(|class| (class, false)))
@@ -404,7 +460,7 @@ impl Scheduler {
 
     fn remove(&mut self, job: JobId) -> bool {
         let Some(Waiting { tenant, class, place }) = self.waiting.remove(&job) else { return false };
-        self.classes[class as usize].remove(tenant, place);
+        self.classes[class as usize].take(tenant, place);
         self.tenants.waits_no_more(tenant);
         self.tenants.forget_idle(tenant);
         if place.0 < Nanos::MAX {

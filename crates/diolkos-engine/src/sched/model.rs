@@ -18,8 +18,14 @@ impl Plain {
         (self.arrival.deadline.unwrap_or(Nanos::MAX), self.order)
     }
 
-    fn cost(&self) -> Nanos {
+    fn alone(&self) -> Nanos {
         self.arrival.cost.max(COST_MIN)
+    }
+
+    /// What it is thought to cost while it waits.
+    fn cost(&self) -> Nanos {
+        let part = |batch: Batching| batch.part_of(batch.rows_max.max(batch.rows)).max(COST_MIN);
+        self.arrival.batch.map_or(self.alone(), part)
     }
 }
 
@@ -74,8 +80,15 @@ impl Model {
     }
 
     pub(super) fn has_room(&self, tenant: TenantKey) -> bool {
-        let running = self.running.iter().filter(|(_, running)| running.tenant == tenant).count();
-        running < self.shares[&tenant].running_max.max(1)
+        self.runs(tenant) < self.shares[&tenant].running_max.max(1)
+    }
+
+    fn runs(&self, tenant: TenantKey) -> usize {
+        self.running.iter().filter(|(_, running)| running.tenant == tenant).count()
+    }
+
+    pub(super) fn slots_used(&self) -> usize {
+        self.running.iter().filter(|(_, running)| running.slot).count()
     }
 
     fn virtual_time(&self, tenant: TenantKey, cost: Nanos) -> Virtual {
@@ -119,7 +132,8 @@ impl Model {
         }
     }
 
-    fn begin(&mut self, job: JobId, tenant: TenantKey, class: Class, cost: Nanos, due: bool) {
+    fn begin(&mut self, job: JobId, running: Running) {
+        let Running { tenant, class, cost, due, .. } = running;
         let start = self.start_of(class, tenant);
         let next = start + self.virtual_time(tenant, cost);
         self.start.insert((class, tenant), next);
@@ -127,14 +141,14 @@ impl Model {
         let weights = Virtual::from(self.weights_with(class, tenant));
         let passed = self.now[class as usize] + Virtual::from(cost) * 1000 / weights;
         self.now[class as usize] = passed.max(start);
-        self.running.push((job, Running { tenant, class, cost, due }));
+        self.running.push((job, running));
         self.hold_or_let_go(tenant);
         self.served(class, cost, due);
     }
 
     fn finish(&mut self, job: JobId, took: Nanos) {
         let at = self.running.iter().position(|&(running, _)| running == job).unwrap();
-        let (_, Running { tenant, class, cost, due }) = self.running.remove(at);
+        let (_, Running { tenant, class, cost, due, .. }) = self.running.remove(at);
         let start = self.start_of(class, tenant);
         let now = self.now[class as usize];
         let corrected = if took >= cost {
@@ -171,21 +185,74 @@ impl Model {
     }
 
     fn fill(&mut self, actions: &mut Vec<Action>) {
-        while self.running.len() < self.config.slots {
+        while self.slots_used() < self.config.slots {
             let next: Vec<&Plain> = CLASSES.into_iter().filter_map(|class| self.next_of(class)).collect();
             let due = |plain: &&&Plain| {
                 let class = plain.arrival.class;
-                self.floor(class) > 0 && self.aside[class as usize] >= plain.cost() as i64 * 1000
+                self.floor(class) > 0 && self.aside[class as usize] >= plain.alone() as i64 * 1000
             };
             let due = next.iter().find(due).map(|&plain| (plain.clone(), true));
             let Some((next, due)) = due.or(next.first().map(|&plain| (plain.clone(), false))) else {
                 return;
             };
-            let Arrival { job, tenant, class, .. } = next.arrival;
-            self.waiting.retain(|plain| plain.arrival.job != job);
-            self.begin(job, tenant, class, next.cost(), due);
-            actions.push(Action::Start(job));
+            let head = next.arrival.job;
+            self.waiting.retain(|plain| plain.arrival.job != head);
+            let mates = self.mates(&next);
+            let rows = |plain: &Plain| plain.arrival.batch.map_or(0, |batch| batch.rows);
+            let all: u32 = mates.iter().chain([&next]).map(rows).sum();
+            let alone = mates.is_empty();
+            for plain in [next].into_iter().chain(mates) {
+                let Arrival { job, tenant, class, batch, .. } = plain.arrival;
+                self.waiting.retain(|plain| plain.arrival.job != job);
+                let part = batch.filter(|_| !alone).map(|batch| batch.part_of(all).max(COST_MIN));
+                let cost = part.unwrap_or(plain.alone());
+                self.begin(job, Running { tenant, class, cost, due, slot: job == head });
+                actions.push(if job == head { Action::Start(job) } else { Action::Join(job, head) });
+            }
         }
+    }
+
+    /// Who joins a job that is next and does not wait any more: one after the other, whoever would be next of those who may.
+    fn mates(&self, head: &Plain) -> Vec<Plain> {
+        let Some(batch) = head.arrival.batch else { return Vec::new() };
+        let class = head.arrival.class;
+        let mut chosen: Vec<Plain> = Vec::new();
+        let mut left = batch.rows_max.saturating_sub(batch.rows);
+        let mut out: BTreeSet<TenantKey> = BTreeSet::new();
+        while left > 0 {
+            let taken = |tenant: TenantKey| -> Vec<&Plain> {
+                chosen.iter().chain([head]).filter(|plain| plain.arrival.tenant == tenant).collect()
+            };
+            let may = self.waiting.iter().filter(|plain| {
+                let Arrival { job, tenant, class: other, batch: mate, share: _, .. } = plain.arrival;
+                other == class
+                    && mate.is_some_and(|mate| mate.key == batch.key)
+                    && chosen.iter().all(|chosen| chosen.arrival.job != job)
+                    && !out.contains(&tenant)
+                    && self.runs(tenant) + taken(tenant).len() < self.shares[&tenant].running_max.max(1)
+            });
+            let next = may.min_by_key(|plain| {
+                let tenant = plain.arrival.tenant;
+                let moved = taken(tenant).into_iter().map(|plain| {
+                    let batch = if plain.arrival.job == head.arrival.job {
+                        batch
+                    } else {
+                        plain.arrival.batch.unwrap()
+                    };
+                    self.virtual_time(tenant, batch.part_of_full())
+                });
+                (self.start_of(class, tenant) + moved.sum::<Virtual>(), tenant, plain.place())
+            });
+            let Some(next) = next.cloned() else { return chosen };
+            let rows = next.arrival.batch.unwrap().rows;
+            if rows > left {
+                out.insert(next.arrival.tenant);
+            } else {
+                left -= rows;
+                chosen.push(next);
+            }
+        }
+        chosen
     }
 
     fn arrive(&mut self, now: Nanos, arrival: Arrival, actions: &mut Vec<Action>) {
@@ -201,9 +268,9 @@ impl Model {
         let mine = self.waiting.iter().filter(|plain| plain.arrival.tenant == tenant).count();
         if arrival.deadline.is_some_and(|deadline| deadline <= now) {
             actions.push(Action::Expire(job));
-        } else if self.running.len() < self.config.slots && self.has_room(tenant) {
+        } else if self.slots_used() < self.config.slots && self.has_room(tenant) {
             self.come_back(class, tenant);
-            self.begin(job, tenant, class, plain.cost(), false);
+            self.begin(job, Running { tenant, class, cost: plain.alone(), due: false, slot: true });
             let start = if arrival.run_here { Action::RunHere } else { Action::Start };
             actions.push(start(job));
         } else if self.waiting.len() >= self.config.queue_max {

@@ -129,6 +129,7 @@ pub(super) fn simulate(config: SchedConfig, senders: &[Sender], until: Nanos, se
                     class,
                     deadline: deadline.map(|after| now + after),
                     cost,
+                    batch: None,
                     run_here: false,
                     share,
                 })
@@ -297,6 +298,13 @@ fn random_faults_break_no_invariant() {
                 class: CLASSES[random.below(3) as usize],
                 deadline,
                 cost: random.exponential(MS),
+                batch: (random.below(2) == 0).then(|| Batching {
+                    key: BatchKey { operation: random.below(3), tenant: None },
+                    rows: 1 + random.below(4) as u32,
+                    rows_max: 16,
+                    fixed: MS,
+                    per_row: MS / 8,
+                }),
                 run_here: random.below(2) == 0,
                 share: Share {
                     running_max: 1 + random.below(4) as usize,
@@ -323,7 +331,7 @@ fn random_faults_break_no_invariant() {
         scheduler.step(now, event, &mut actions);
         for action in &actions {
             match *action {
-                Action::Start(job) | Action::RunHere(job) => {
+                Action::Start(job) | Action::Join(job, _) | Action::RunHere(job) => {
                     assert!(open.remove(&job), "seed {seed}: {job} ended twice");
                     running.push(job);
                 }
@@ -334,7 +342,14 @@ fn random_faults_break_no_invariant() {
             }
         }
         assert_eq!((scheduler.running(), scheduler.waiting()), (running.len(), open.len()), "seed {seed}");
-        assert!(running.len() <= 3 && scheduler.tenants.len() <= running.len() + open.len(), "seed {seed}");
+        assert!(
+            scheduler.slots_used() <= 3 && scheduler.tenants.len() <= running.len() + open.len(),
+            "seed {seed}"
+        );
     }
-    assert!(running.len() <= 3);
+    for job in running.drain(..) {
+        scheduler.step(now, Event::Finish(job, MS), &mut Vec::new());
+    }
+    assert_eq!((scheduler.slots_used(), scheduler.tenants.len()), (0, 0), "seed {seed}");
+    assert!(scheduler.classes.iter().all(|class| class.keys() == 0), "seed {seed}");
 }

@@ -31,7 +31,13 @@ impl Tenants {
 
     /// Whether it may run another job.
     pub(super) fn has_room(&self, tenant: TenantKey) -> bool {
-        self.counts(tenant).is_none_or(|counts| counts.running < counts.share.running_max)
+        self.room(tenant) > 0
+    }
+
+    /// How many jobs more it may run.
+    pub(super) fn room(&self, tenant: TenantKey) -> usize {
+        let room = |counts: &Counts| counts.share.running_max.saturating_sub(counts.running);
+        self.counts(tenant).map_or(usize::MAX, room)
     }
 
     pub(super) fn weight(&self, tenant: TenantKey) -> u32 {

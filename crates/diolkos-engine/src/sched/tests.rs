@@ -12,10 +12,25 @@ use super::*;
 /// What a test does next; indices choose among what is there.
 #[derive(Clone, Debug)]
 enum Move {
-    Arrive { tenant: u64, class: Class, deadline_in: Option<u64>, cost: u64, run_here: bool, share: Share },
-    Finish { which: usize, took: u64 },
-    Cancel { which: usize },
-    Pass { time: u64 },
+    Arrive {
+        tenant: u64,
+        class: Class,
+        deadline_in: Option<u64>,
+        cost: u64,
+        batch: Option<Batching>,
+        run_here: bool,
+        share: Share,
+    },
+    Finish {
+        which: usize,
+        took: u64,
+    },
+    Cancel {
+        which: usize,
+    },
+    Pass {
+        time: u64,
+    },
 }
 
 fn classes() -> impl Strategy<Value = Class> {
@@ -25,15 +40,25 @@ fn classes() -> impl Strategy<Value = Class> {
 fn moves() -> impl Strategy<Value = Move> {
     let deadline = proptest::option::of(0u64..60_000);
     prop_oneof![
-        5 => (0u64..4, classes(), deadline, 0u64..9000, any::<bool>(), shares()).prop_map(
-            |(tenant, class, deadline_in, cost, run_here, share)| {
-                Move::Arrive { tenant, class, deadline_in, cost, run_here, share }
+        5 => (0u64..4, classes(), deadline, 0u64..9000, batches(), any::<bool>(), shares()).prop_map(
+            |(tenant, class, deadline_in, cost, batch, run_here, share)| {
+                Move::Arrive { tenant, class, deadline_in, cost, batch, run_here, share }
             }
         ),
         4 => (any::<usize>(), 0u64..20_000).prop_map(|(which, took)| Move::Finish { which, took }),
         1 => any::<usize>().prop_map(|which| Move::Cancel { which }),
         2 => (0u64..40_000).prop_map(|time| Move::Pass { time }),
     ]
+}
+
+fn batches() -> impl Strategy<Value = Option<Batching>> {
+    let batch = (0u64..2, 1u32..4, 1u32..10, 0u64..6000, 0u64..3000).prop_map(
+        |(operation, rows, rows_max, fixed, per_row)| {
+            let key = BatchKey { operation, tenant: None };
+            Batching { key, rows, rows_max, fixed, per_row }
+        },
+    );
+    proptest::option::weighted(0.6, batch)
 }
 
 fn shares() -> impl Strategy<Value = Share> {
@@ -72,11 +97,11 @@ proptest! {
         let mut alarm = None;
         for next in moves {
             let event = match next {
-                Move::Arrive { tenant, class, deadline_in, cost, run_here, share } => {
+                Move::Arrive { tenant, class, deadline_in, cost, batch, run_here, share } => {
                     arrived += 1;
                     let deadline = deadline_in.map(|after| now + after);
                     let (job, tenant) = (JobId(arrived), TenantKey(tenant));
-                    Event::Arrive(Arrival { job, tenant, class, deadline, cost, run_here, share })
+                    Event::Arrive(Arrival { job, tenant, class, deadline, cost, batch, run_here, share })
                 }
                 Move::Finish { which, took } if !model.running.is_empty() => {
                     let (job, _) = model.running[which % model.running.len()];
@@ -102,15 +127,16 @@ proptest! {
                     alarm = Some(at);
                     continue;
                 }
-                let (Action::Start(job) | Action::RunHere(job) | Action::Refuse(job, _) | Action::Expire(job)
+                let (Action::Start(job) | Action::Join(job, _) | Action::RunHere(job) | Action::Refuse(job, _) | Action::Expire(job)
                     | Action::Cancelled(job)) = action else { unreachable!() };
                 prop_assert!(ends.insert(job, action).is_none(), "{job} ended twice");
             }
-            prop_assert!(scheduler.running() <= slots);
+            prop_assert!(scheduler.slots_used() <= slots);
+            prop_assert_eq!(scheduler.slots_used(), model.slots_used());
             prop_assert_eq!((scheduler.running(), scheduler.waiting()), (model.running.len(), model.waiting.len()));
             let first = model.waiting.iter().filter_map(|plain| plain.arrival.deadline).min();
             prop_assert!(first.is_none() || alarm.is_some_and(|at| Some(at) <= first), "nobody wakes for {first:?}");
-            let idle_slot = scheduler.running() < slots;
+            let idle_slot = scheduler.slots_used() < slots;
             let may_run = model.waiting.iter().any(|plain| model.has_room(plain.arrival.tenant));
             prop_assert!(!(idle_slot && may_run), "a slot is free and somebody could use it");
             prop_assert!(scheduler.tenants.len() <= scheduler.running() + scheduler.waiting());
@@ -132,6 +158,7 @@ fn arrival(job: u64, tenant: u64) -> Arrival {
         class: Class::Standard,
         deadline: None,
         cost: 1000,
+        batch: None,
         run_here: false,
         share: Share::ALL,
     }
@@ -203,4 +230,105 @@ fn tenants_that_are_gone_are_forgotten() {
     assert_eq!(scheduler.tenants.len(), 1);
     let flows = scheduler.classes[Class::Standard as usize].flows();
     assert!(flows < 200, "{flows}");
+}
+
+const BATCHING: Batching = Batching {
+    key: BatchKey { operation: 1, tenant: None },
+    rows: 1,
+    rows_max: 8,
+    fixed: 8000,
+    per_row: 1000,
+};
+
+fn batched(job: u64, tenant: u64) -> Arrival {
+    Arrival { cost: 9000, batch: Some(BATCHING), ..arrival(job, tenant) }
+}
+
+/// The jobs of a run, the one that was started first.
+fn run(actions: &[Action]) -> Vec<u64> {
+    let job = |action: &Action| match *action {
+        Action::Start(job) => job.0,
+        Action::Join(job, _) => job.0,
+        other => panic!("{other:?}"),
+    };
+    actions.iter().map(job).collect()
+}
+
+#[test]
+fn what_waits_for_the_same_operation_shares_a_run() {
+    let mut scheduler = Scheduler::new(CONFIG);
+    let mut come = |arrival: Arrival| step(&mut scheduler, 0, Event::Arrive(arrival));
+    assert_eq!(come(batched(1, 0)), [Action::Start(JobId(1))], "nobody waits for company");
+    let other = Batching { key: BatchKey { operation: 2, tenant: None }, ..BATCHING };
+    let alone = Batching { key: BatchKey { operation: 1, tenant: Some(TenantKey(3)) }, ..BATCHING };
+    come(batched(2, 0));
+    come(Arrival { batch: Some(other), ..batched(3, 1) });
+    come(Arrival { class: Class::Batch, ..batched(4, 1) });
+    come(Arrival { batch: Some(alone), ..batched(5, 3) });
+    come(arrival(6, 1));
+    come(batched(7, 2));
+    let actions = step(&mut scheduler, 0, Event::Finish(JobId(1), 9000));
+    assert_eq!(run(&actions), [2, 7], "whoever waits for it, of this class and with this key");
+    assert_eq!((scheduler.running(), scheduler.slots_used()), (2, 1));
+    assert_eq!(step(&mut scheduler, 0, Event::Finish(JobId(7), 5000)), [], "the run goes on");
+    assert_eq!(run(&step(&mut scheduler, 0, Event::Finish(JobId(2), 5000))), [3]);
+    assert_eq!(run(&step(&mut scheduler, 0, Event::Finish(JobId(3), 9000))), [5]);
+    assert_eq!(run(&step(&mut scheduler, 0, Event::Finish(JobId(5), 9000))), [6]);
+    assert_eq!(run(&step(&mut scheduler, 0, Event::Finish(JobId(6), 1000))), [4]);
+    assert!(scheduler.classes.iter().all(|class| class.keys() == 0));
+}
+
+#[test]
+fn a_part_of_a_run_is_bounded_by_weight_while_others_want_it() {
+    let mut scheduler = Scheduler::new(CONFIG);
+    step(&mut scheduler, 0, Event::Arrive(arrival(1, 9)));
+    for job in 0..20 {
+        step(&mut scheduler, 0, Event::Arrive(batched(100 + job, 1)));
+    }
+    for job in 0..20 {
+        let share = Share { weight: 3, ..Share::ALL };
+        step(&mut scheduler, 0, Event::Arrive(Arrival { share, ..batched(200 + job, 2) }));
+    }
+    step(&mut scheduler, 0, Event::Arrive(batched(300, 3)));
+    let first = run(&step(&mut scheduler, 0, Event::Finish(JobId(1), 1000)));
+    let of = |run: &[u64], hundred| run.iter().filter(|job| *job / 100 == hundred).count();
+    assert_eq!(first.len(), 8, "{first:?}");
+    assert_eq!((of(&first, 2), of(&first, 3)), (5, 1), "{first:?}");
+    // The slot is free when the job ends that was started, and what is left goes on.
+    for job in &first[1..] {
+        step(&mut scheduler, 0, Event::Finish(JobId(*job), 2000));
+    }
+    let second = run(&step(&mut scheduler, 0, Event::Finish(JobId(first[0]), 2000)));
+    assert_eq!((of(&second, 1), of(&second, 2)), (2, 6), "{second:?}");
+}
+
+#[test]
+fn a_tenant_at_its_bound_has_no_larger_part_of_a_run() {
+    let mut scheduler = Scheduler::new(CONFIG);
+    step(&mut scheduler, 0, Event::Arrive(arrival(1, 9)));
+    let share = Share { running_max: 2, ..Share::ALL };
+    for job in 10..16 {
+        step(&mut scheduler, 0, Event::Arrive(Arrival { share, ..batched(job, 1) }));
+    }
+    step(&mut scheduler, 0, Event::Arrive(batched(20, 2)));
+    let first = run(&step(&mut scheduler, 0, Event::Finish(JobId(1), 1000)));
+    assert_eq!(first, [10, 20, 11]);
+}
+
+#[test]
+fn rows_that_do_not_fit_wait_for_the_next_run() {
+    let mut scheduler = Scheduler::new(CONFIG);
+    step(&mut scheduler, 0, Event::Arrive(arrival(1, 9)));
+    let rows = |rows| Some(Batching { rows, ..BATCHING });
+    step(&mut scheduler, 0, Event::Arrive(Arrival { batch: rows(5), ..batched(2, 0) }));
+    step(&mut scheduler, 0, Event::Arrive(Arrival { batch: rows(4), ..batched(3, 0) }));
+    step(&mut scheduler, 0, Event::Arrive(Arrival { batch: rows(3), ..batched(4, 1) }));
+    step(&mut scheduler, 0, Event::Arrive(Arrival { batch: rows(20), ..batched(5, 1) }));
+    assert_eq!(run(&step(&mut scheduler, 0, Event::Finish(JobId(1), 1000))), [2, 4]);
+    step(&mut scheduler, 0, Event::Finish(JobId(4), 1000));
+    assert_eq!(
+        run(&step(&mut scheduler, 0, Event::Finish(JobId(2), 1000))),
+        [5],
+        "more than a run has is a run"
+    );
 }

@@ -46,6 +46,21 @@ pub const WARM_OUTPUT_BYTES_MAX: u64 = 256 << 20;
 /// Most runs of a warm-up: the first pays for lazy set-up, and the median of the rest is steady.
 pub const WARM_RUNS_MAX: usize = 5;
 
+/// Rows that are tried together, few first. More than the last gain little more on any CPU, and hold up whoever is next.
+pub const TRIAL_ROWS: [u64; 3] = [4, 16, 64];
+
+/// Runs that are timed for each of these numbers.
+pub const TRIAL_RUNS: usize = 3;
+
+/// What runs together must gain at least. Less is noise, and the price is that whoever comes waits for a longer run.
+pub const TRIAL_GAIN_MIN: f64 = 1.3;
+
+/// And for each row at least so much time: parting and joining a request costs some microseconds itself.
+pub const TRIAL_SAVED_MIN: Duration = Duration::from_micros(10);
+
+/// No further trial begins after this much time.
+pub const TRIAL_TIME_MAX: Duration = Duration::from_millis(500);
+
 /// No further warm-up run begins after this much time.
 pub const WARM_TIME_MAX: Duration = Duration::from_millis(250);
 

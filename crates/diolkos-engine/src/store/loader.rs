@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use diolkos_backend::{Backend, LoadError, LoadOptions, ModelFiles};
 use diolkos_types::Digest;
@@ -23,16 +23,18 @@ use super::blob::BlobStore;
 use super::entry::ModelEntry;
 use super::error::VersionError;
 use super::fingerprint::Fingerprint;
-use super::layout::{CONFIG_NAME, ModelSource, VersionSource};
+use super::layout::{CONFIG_NAME, ModelSource, Origin, VersionSource};
 use super::limits::EXTERNAL_FILES_MAX;
 use super::manifest::model_digest;
 use super::memory::{Acquired, Memory};
 use super::narrow::narrow;
 use super::rehearse::{Rehearsal, RehearsalError, Rehearser, VerdictCache};
 use super::source::{add_external, read_labels, read_version};
+use super::trial::row_bytes;
 use super::version::{LoadedVersion, Usage};
 use super::warm::warm;
 use crate::account::VersionStats;
+use crate::batch::Together;
 use crate::job::panic_text;
 
 /// What the control thread knows of a model beside its entry.
@@ -135,7 +137,15 @@ impl Loader<'_> {
         {
             return Ok(Prepared { loaded: serving.clone(), outcome: Outcome::Unchanged, externals });
         }
+        let own_only = matches!(source.origin, Origin::Blobs);
+        let together = Together::new(acquired.verdict.batch, &signature, own_only);
         let outcome = if acquired.shared { Outcome::Shared } else { Outcome::Loaded };
+        if let Some(gain) = acquired.verdict.batch.filter(|_| outcome == Outcome::Loaded) {
+            // So that the first requests are predicted as well as later ones.
+            let row = row_bytes(&signature.inputs).unwrap_or(0);
+            stats.learn(row, Duration::from_nanos(gain.one_ns));
+            stats.learn(row.saturating_mul(gain.rows), Duration::from_nanos(gain.all_ns));
+        }
         let loaded = LoadedVersion {
             name: name.into(),
             version,
@@ -148,6 +158,7 @@ impl Loader<'_> {
             labels,
             resident_bytes: acquired.resident_bytes,
             verdict: acquired.verdict,
+            together,
             usage: Usage::default(),
             stats,
         };
@@ -239,6 +250,7 @@ fn load(backend: &dyn Backend, files: &ModelFiles, options: &LoadOptions) -> Res
         load_ns,
         first_ns: warmth.first_ns,
         median_ns: warmth.median_ns,
+        batch: warmth.batch,
         note: warmth.note,
     };
     Ok(Acquired { operation, resident_bytes, verdict, shared: false })

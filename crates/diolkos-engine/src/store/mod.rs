@@ -40,6 +40,7 @@ mod source;
 #[expect(clippy::module_inception, reason = "the module is the type that the folder is named after")]
 mod store;
 mod suggest;
+mod trial;
 mod version;
 mod warm;
 
@@ -58,6 +59,8 @@ pub use rehearse::{
 };
 pub use rescan::{Change, ChangeKind};
 pub use store::{LoadReport, ScanReport, Store, VersionReport};
+pub use trial::BatchGain;
+pub(crate) use trial::{has_batch, row_bytes};
 pub use version::{BindError, IndexRow, IndexState, LoadedVersion, Usage};
 
 /// What the operator decides about the store.

@@ -173,6 +173,7 @@ impl Store {
             operation,
             config: None,
             verdict: Verdict::default(),
+            together: None,
             usage: Usage::default(),
             stats: Arc::new(VersionStats::default()),
         }));

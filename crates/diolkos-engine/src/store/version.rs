@@ -12,6 +12,7 @@ use diolkos_types::{Digest, Signature};
 use super::config::ModelConfig;
 use super::rehearse::Verdict;
 use crate::account::VersionStats;
+use crate::batch::Together;
 
 /// When something was used last.
 #[derive(Debug, Default)]
@@ -63,6 +64,8 @@ pub struct LoadedVersion {
     pub resident_bytes: u64,
     /// What rehearsal measured; times are those of the daemon's own load where it loaded anew.
     pub verdict: Verdict,
+    /// How its requests may share runs; `None` where they may not, or gain nothing.
+    pub(crate) together: Option<Together>,
     /// When it was used last. Whoever runs it says so.
     pub usage: Usage,
     /// What happened to it; outlives a reload.

@@ -111,6 +111,7 @@ fn details(version: &LoadedVersion, stats: &ModelStats) -> Value {
             "note": verdict.note,
         })
     });
+    let batching = version.batching().map(|(rows_max, gain)| json!({ "rows_max": rows_max, "gain": gain }));
     let outputs = version.signature.outputs.iter().zip(&version.labels);
     let labels: serde_json::Map<String, Value> = outputs
         .filter_map(|(spec, labels)| Some((spec.name.to_string(), labels.as_deref()?.into())))
@@ -123,6 +124,7 @@ fn details(version: &LoadedVersion, stats: &ModelStats) -> Value {
         "platform": version.platform,
         "resident_bytes": version.resident_bytes,
         "rehearsal": rehearsal,
+        "batching": batching,
         "statistics": statistics(stats),
         "labels": labels,
     })

@@ -129,6 +129,8 @@ pub struct EngineSettings {
     pub standard_floor: u16,
     /// The same for class `batch`. Default 5.
     pub batch_floor: u16,
+    /// Requests for the same model that wait share a run, where that was measured to be faster. Default `true`.
+    pub batching: bool,
 }
 
 /// The native channel.
@@ -234,7 +236,7 @@ impl Default for Limits {
 
 impl Default for EngineSettings {
     fn default() -> EngineSettings {
-        EngineSettings { slots: 0, standard_floor: 10, batch_floor: 5 }
+        EngineSettings { slots: 0, standard_floor: 10, batch_floor: 5, batching: true }
     }
 }
 

@@ -125,7 +125,7 @@ mod tests {
     fn what_is_merged_is_what_is_live() {
         // A file in which every value differs from its default.
         let new = Settings::parse(
-            "listen = [\"unix:/s\"]\nsocket_mode = \"0660\"\nlinger = \"1s\"\nanonymous = \"t\"\ntenants_file = \"/t\"\ntenants.t = {}\nengine = { slots = 1, standard_floor = 1, batch_floor = 1 }\nchannel.spin = \"0s\"\n\
+            "listen = [\"unix:/s\"]\nsocket_mode = \"0660\"\nlinger = \"1s\"\nanonymous = \"t\"\ntenants_file = \"/t\"\ntenants.t = {}\nengine = { slots = 1, standard_floor = 1, batch_floor = 1, batching = false }\nchannel.spin = \"0s\"\n\
              log = { level = \"debug\", format = \"json\" }\nshutdown.drain_timeout = \"1s\"\naudit.file = \"/a\"\n\
              [models]\nrepositories = [\"/r\"]\nfiles = [\"/f\"]\nmemory_max = \"1B\"\nfile_bytes_max = \"1B\"\nlazy = true\n\
              watch_interval = \"1s\"\nclient_load = true\nvariable_dim_max = 1\nstore_dir = \"/d\"\n\

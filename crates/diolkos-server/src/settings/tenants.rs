@@ -44,6 +44,8 @@ pub struct TenantSettings {
     pub regions_memory_max: Option<Size>,
     /// A request that has not begun by then never does. Default: none but its own.
     pub deadline_max: Option<Interval>,
+    /// Its requests share runs of a model only with each other. Default `false`: with those of others too, where that is faster.
+    pub batch_alone: bool,
     /// May load and unload installed models, if `models.client_load` allows that at all. Default `false`.
     pub load: bool,
     /// May read `/metrics`, which tell about everybody. Default `false`.
@@ -140,6 +142,7 @@ impl TenantSettings {
             requests_memory_max: size(self.requests_memory_max),
             regions_memory_max: size(self.regions_memory_max),
             deadline_max: self.deadline_max.map(Interval::get),
+            batch_with_others: !self.batch_alone,
             may_load: self.load,
             leases: named.into_iter().chain(others).map(LeaseSettings::lease).collect(),
         }

@@ -61,6 +61,7 @@ fn rehearse(stdin: &mut impl Read, backends: &[Arc<dyn Backend>]) -> io::Result<
             load_ns,
             first_ns: warmth.first_ns,
             median_ns: warmth.median_ns,
+            batch: warmth.batch,
             note: warmth.note,
         })
     });

@@ -8,6 +8,7 @@ use diolkos_backend::LoadError;
 use diolkos_types::Signature;
 
 use super::RehearsalError;
+use crate::store::BatchGain;
 use crate::store::limits::VERDICT_TEXT_MAX;
 
 /// Every line of a verdict begins with this.
@@ -28,6 +29,8 @@ pub struct Verdict {
     pub first_ns: u64,
     /// The median of the runs after it; 0 without a run.
     pub median_ns: u64,
+    /// What running several rows together gains, if it does. Not told by the child: only the daemon's own times count.
+    pub batch: Option<BatchGain>,
     /// Why there was no run, or why it failed.
     pub note: Option<String>,
 }
@@ -215,6 +218,7 @@ mod tests {
             load_ns: 3,
             first_ns: 4,
             median_ns: u64::MAX,
+            batch: None,
             note: Some(text()),
         };
         for answer in [

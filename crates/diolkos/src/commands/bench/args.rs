@@ -30,6 +30,8 @@ pub enum BenchCommand {
     Channel(ChannelArgs),
     /// Measure what one tenant notices of another that floods the daemon
     Flood(FloodArgs),
+    /// Measure how devices are shared, and what runs of several requests gain
+    Sched(SchedArgs),
 }
 
 /// By which way requests go.
@@ -183,6 +185,36 @@ pub struct FloodArgs {
     /// Only these floods
     #[arg(long, value_enum, value_delimiter = ',')]
     pub only: Vec<Case>,
+    /// Also write the results as JSON; `-` = to standard output, alone
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// `bench sched`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Engines in this process, in each round: somebody who waits for answers beside somebody who saturates the device, with
+classes and first come first served; tenants with jobs of very different lengths, and with weights; a model that gains from
+runs of many requests and one that does not, with batching and without. Rounds in which other programs used the machine
+are measured again. Needs a release build on a quiet machine.
+
+Exit codes: 0 every target is met, 4 one is missed, 1 something could not be concluded.")]
+pub struct SchedArgs {
+    /// Directory for performance-sched.md and performance/sched.json [default: write nothing]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Few and short rounds: a look, not a result
+    #[arg(long)]
+    pub quick: bool,
+    /// Clean rounds [default: 9, or 6 if quick]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub rounds: Option<u16>,
+    /// Length of a measurement, in seconds; some take up to six times as long [default: 1, or 0.3 if quick]
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    pub seconds: Option<Duration>,
+    /// Directory with more real models [default: $DIOLKOS_TEST_MODELS, else ../shared/models]
+    #[arg(long, value_name = "DIR")]
+    pub models: Option<PathBuf>,
     /// Also write the results as JSON; `-` = to standard output, alone
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

@@ -21,6 +21,7 @@
 //! | `report` | `bench report` |
 //! | `channel` | `bench channel` |
 //! | `flood` | `bench flood` |
+//! | `sched` | `bench sched` |
 
 mod args;
 mod baseline;
@@ -40,6 +41,7 @@ mod payload;
 mod procfs;
 mod report;
 mod rest;
+mod sched;
 mod schedule;
 mod split;
 mod tally;
@@ -60,6 +62,7 @@ pub(super) fn run(args: BenchArgs) -> Result<Exit, Failure> {
         BenchCommand::Report(args) => report::run(&args),
         BenchCommand::Channel(args) => channel::run(&args),
         BenchCommand::Flood(args) => flood::run(&args),
+        BenchCommand::Sched(args) => sched::run(&args),
     }
 }
 

@@ -118,6 +118,9 @@ pub struct TenantAdd {
     /// A request that has not begun by then never does, such as 5s
     #[arg(long, value_name = "TIME")]
     pub deadline_max: Option<String>,
+    /// Its requests share runs of a model only with each other
+    #[arg(long)]
+    pub batch_alone: bool,
     /// It may load and unload installed models
     #[arg(long)]
     pub load: bool,
@@ -133,7 +136,7 @@ pub struct TenantAdd {
     /// Take everything from `[tenants.NAME]` in this file instead, which is TOML as in the settings; `-` = standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["sockets", "socket_mode", "uids", "cgroups", "tokens",
         "certificates", "rate", "burst", "connections_max", "connection_rate", "sessions_max", "requests_memory_max", "regions_memory_max",
-        "deadline_max", "load", "metrics", "admin", "models", "operations", "class", "resource", "weight", "concurrency_max",
+        "deadline_max", "batch_alone", "load", "metrics", "admin", "models", "operations", "class", "resource", "weight", "concurrency_max",
         "queue_max"])]
     pub from: Option<PathBuf>,
     /// Replace the tenant if it is there
@@ -302,6 +305,7 @@ fn of_flags(add: &TenantAdd) -> Result<Value, Failure> {
         "requests_memory_max": add.requests_memory_max,
         "regions_memory_max": add.regions_memory_max,
         "deadline_max": add.deadline_max,
+        "batch_alone": add.batch_alone,
         "load": add.load,
         "metrics": add.metrics,
         "admin": add.admin,
