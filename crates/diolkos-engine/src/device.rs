@@ -59,6 +59,8 @@ pub struct DeviceSnapshot {
     pub arrived: u64,
     /// Jobs that ran on the thread that brought them.
     pub ran_here: u64,
+    /// Runs that ended: fewer than jobs, where several share one.
+    pub runs: u64,
     /// Time that slots were busy, in nanoseconds, of jobs that ended.
     pub busy_ns: u64,
     /// What that was predicted to be.
@@ -106,7 +108,7 @@ impl Here {
         let mut next = Some(Run::of_one(job));
         while let Some(run) = next {
             run_guarded(&self.shared, run, Thread::Device);
-            next = self.shared.lock().ready.pop_front();
+            next = self.shared.take_ready(&mut self.shared.lock());
         }
     }
 }
@@ -155,6 +157,7 @@ struct State {
     stopping: bool,
     arrived: u64,
     ran_here: u64,
+    runs: u64,
     busy_ns: u64,
     predicted_ns: u64,
     error_ns: u64,
@@ -257,6 +260,17 @@ impl Shared {
         after.run_here
     }
 
+    /// The run that is next for a thread.
+    fn take_ready(&self, state: &mut State) -> Option<Run> {
+        let run = state.ready.pop_front()?;
+        if run.head.batching().is_some() {
+            let State { scheduler, actions, .. } = state;
+            scheduler.step(self.at(run.head.queued()), Event::Taken(run.head.id()), actions);
+            debug_assert!(actions.is_empty(), "nothing follows from it");
+        }
+        Some(run)
+    }
+
     fn run(&self, run: Run, on: Thread) {
         if run.mates.is_empty() { self.run_one(run.head, on) } else { self.run_together(run, on) }
     }
@@ -308,6 +322,7 @@ impl Drop for Slot<'_> {
         let mut state = self.shared.lock();
         let took = saturating_ns(service);
         let all = self.mates.iter().fold(took, |sum, (_, took)| sum.saturating_add(*took));
+        state.runs += 1;
         state.busy_ns = state.busy_ns.saturating_add(all);
         state.predicted_ns = state.predicted_ns.saturating_add(self.predicted);
         state.error_ns = state.error_ns.saturating_add(all.abs_diff(self.predicted));
@@ -329,10 +344,10 @@ impl State {
                     self.ready.push_back(Run::of_one(job));
                     after.start += 1;
                 }
-                Action::Join(mate, _) => {
+                Action::Join(mate, head) => {
                     let mate = self.take(mate, &mut arrived);
-                    let run = self.ready.back_mut().expect("a job joins the one that was started before it");
-                    run.mates.push(mate);
+                    let run = self.ready.iter_mut().rev().find(|run| run.head.id() == head);
+                    run.expect("a run that is joined was started and not taken").mates.push(mate);
                 }
                 Action::RunHere(job) => {
                     self.ran_here += 1;
@@ -375,6 +390,7 @@ impl Device {
             stopping: false,
             arrived: 0,
             ran_here: 0,
+            runs: 0,
             busy_ns: 0,
             predicted_ns: 0,
             error_ns: 0,
@@ -446,6 +462,7 @@ impl Device {
             waiting: state.scheduler.waiting(),
             arrived: state.arrived,
             ran_here: state.ran_here,
+            runs: state.runs,
             busy_ns: state.busy_ns,
             predicted_ns: state.predicted_ns,
             error_ns: state.error_ns,
@@ -474,7 +491,7 @@ impl Drop for Device {
 fn serve(shared: &Shared) {
     let mut state = shared.lock();
     loop {
-        if let Some(run) = state.ready.pop_front() {
+        if let Some(run) = shared.take_ready(&mut state) {
             drop(state);
             run_guarded(shared, run, Thread::Device);
             state = shared.lock();

@@ -64,6 +64,8 @@ pub enum Command {
     Tenant(crate::commands::tenant::TenantArgs),
     /// List, add and remove what its tenants may use
     Lease(crate::commands::tenant::LeaseArgs),
+    /// Simulate the scheduler with a load of your own, and the daemon's settings
+    Sim(crate::commands::sim::SimArgs),
     /// See it work: start a private daemon, classify real images from a second process
     Demo(DemoArgs),
     /// Measure: load on a server, or this build against bare servers

@@ -12,11 +12,11 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
-use diolkos_types::BuildSpread;
+use diolkos_types::{BuildSpread, JobId};
 
 use super::class::{ClassQueue, Place, Queued, Virtual, virtual_time};
 use super::tenants::Tenants;
-use super::{Nanos, TenantKey};
+use super::{Class, Nanos, TenantKey};
 
 /// Jobs with the same key may share a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -55,6 +55,41 @@ impl Batching {
     #[must_use]
     pub fn part_of_full(&self) -> Nanos {
         self.part_of(self.rows_max.max(self.rows))
+    }
+}
+
+/// Runs that were started and that no thread took yet: who comes until then joins.
+#[derive(Debug, Default)]
+pub(super) struct OpenRuns(HashMap<(Class, BatchKey), Open, BuildSpread>);
+
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    head: JobId,
+    rows: u32,
+    rows_max: u32,
+}
+
+impl OpenRuns {
+    /// A run was started with so many rows. Of two with the same key only the newer one is joined.
+    pub(super) fn open(&mut self, class: Class, head: JobId, batch: Batching, rows: u32) {
+        if rows < batch.rows_max {
+            self.0.insert((class, batch.key), Open { head, rows, rows_max: batch.rows_max });
+        }
+    }
+
+    /// The run that a job joins, and the rows that it has then.
+    pub(super) fn join(&mut self, class: Class, batch: Batching) -> Option<(JobId, u32)> {
+        let open = self.0.get_mut(&(class, batch.key))?;
+        let rows = open.rows.checked_add(batch.rows).filter(|&rows| rows <= open.rows_max)?;
+        open.rows = rows;
+        Some((open.head, rows))
+    }
+
+    /// Nobody joins the run of this job any more. There are never more of them than slots.
+    pub(super) fn close(&mut self, head: JobId) {
+        if !self.0.is_empty() {
+            self.0.retain(|_, open| open.head != head);
+        }
     }
 }
 

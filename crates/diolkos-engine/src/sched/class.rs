@@ -72,6 +72,8 @@ pub struct ClassQueue {
     mates: HashMap<BatchKey, BTreeMap<TenantKey, BTreeSet<Place>>, BuildSpread>,
     /// Virtual time.
     now: Virtual,
+    /// The latest start of a job that started: virtual time is never before it.
+    started: Virtual,
     /// The latest start of any flow: where virtual time goes when nobody is busy.
     latest: Virtual,
     /// Predicted device time of the jobs of those who are in line.
@@ -209,9 +211,16 @@ impl ClassQueue {
             self.line.remove(&(before, tenant));
             self.line.insert((flow.start, tenant));
         }
-        let weights = if flow.jobs.is_empty() { self.weights + u64::from(weight) } else { self.weights };
-        self.now += virtual_time(cost, 1) / Virtual::from(weights.max(1));
+        self.started = self.started.max(start);
+        self.now += self.passes(tenant, weight, cost);
         self.now = self.now.max(start);
+    }
+
+    /// How far virtual time moves on for a job of the tenant: as if all who have jobs were served at once, and it too.
+    fn passes(&self, tenant: TenantKey, weight: u32, cost: Nanos) -> Virtual {
+        let waits = self.flows.get(&tenant).is_some_and(|flow| !flow.jobs.is_empty());
+        let weights = if waits { self.weights } else { self.weights + u64::from(weight) };
+        virtual_time(cost, 1) / Virtual::from(weights.max(1))
     }
 
     /// A job ended that was charged `cost` and took `took`.
@@ -225,18 +234,24 @@ impl ClassQueue {
             if flow.in_line {
                 self.line.remove(&(flow.start, tenant));
             }
+            // Where it would be if what the job took had been known. Whoever has no jobs begins at virtual time when it comes back, so
+            // that what is given back is no credit for later.
             if took >= cost {
                 flow.start += virtual_time(took - cost, weight);
             } else {
-                // What was charged too much is given back, but not as a credit for later: not before now. Whoever is behind
-                // now already, because its jobs are short and others' long, stays where it is.
-                let least = self.now.min(flow.start);
-                flow.start = flow.start.saturating_sub(virtual_time(cost - took, weight)).max(least);
+                flow.start = flow.start.saturating_sub(virtual_time(cost - took, weight));
             }
             self.latest = self.latest.max(flow.start);
             if flow.in_line {
                 self.line.insert((flow.start, tenant));
             }
+        }
+        // And virtual time, or those who come would be sent behind all others by predictions that are too high.
+        if took >= cost {
+            self.now += self.passes(tenant, weight, took - cost);
+        } else {
+            let passed = self.passes(tenant, weight, cost - took);
+            self.now = self.now.saturating_sub(passed).max(self.started);
         }
         if idle {
             self.now = self.latest;

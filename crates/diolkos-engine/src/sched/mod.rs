@@ -38,8 +38,9 @@ pub mod class;
 pub mod floors;
 #[cfg(test)]
 mod model;
+pub mod sim;
 #[cfg(test)]
-mod sim;
+mod sim_tests;
 mod tenants;
 #[cfg(test)]
 mod tests;
@@ -49,6 +50,7 @@ use std::collections::{BTreeSet, HashMap};
 pub use diolkos_backend::endpoint::Class;
 use diolkos_types::{BuildSpread, JobId};
 
+use batch::OpenRuns;
 pub use batch::{BatchKey, Batching};
 use class::{ClassQueue, Place, Queued};
 pub use floors::FloorShares;
@@ -110,6 +112,8 @@ impl Share {
 pub enum Event {
     /// A job was admitted.
     Arrive(Arrival),
+    /// A thread begins with a run, so nobody joins it any more.
+    Taken(JobId),
     /// A job that ran has ended, after so much time on the device; where several shared a run, its part of it. The slot is free
     /// when the one that was started has ended.
     Finish(JobId, Nanos),
@@ -124,7 +128,7 @@ pub enum Event {
 pub enum Action {
     /// Give this job a slot's thread.
     Start(JobId),
-    /// Let the first job share the run of the second, which was started just before.
+    /// Let the first job share the run of the second, which was started and not taken yet.
     Join(JobId, JobId),
     /// Run this job, which just arrived, on the thread that brought it. It holds a slot all the same.
     RunHere(JobId),
@@ -192,6 +196,7 @@ pub struct Scheduler {
     waiting: HashMap<JobId, Waiting, BuildSpread>,
     running: HashMap<JobId, Running, BuildSpread>,
     slots_used: usize,
+    open: OpenRuns,
     deadlines: BTreeSet<(Nanos, JobId)>,
     arrivals: u64,
     wake_at: Option<Nanos>,
@@ -210,6 +215,7 @@ impl Scheduler {
             waiting: HashMap::default(),
             running: HashMap::default(),
             slots_used: 0,
+            open: OpenRuns::default(),
             deadlines: BTreeSet::new(),
             arrivals: 0,
             wake_at: None,
@@ -248,6 +254,7 @@ impl Scheduler {
                 // One that was refused may be all that its tenant had.
                 self.tenants.forget_idle(arrival.tenant);
             }
+            Event::Taken(job) => return self.open.close(job),
             Event::Finish(job, took) => self.finish(job, took),
             Event::Cancel(job) => {
                 if self.remove(job) {
@@ -274,7 +281,20 @@ impl Scheduler {
             let weight = self.tenants.weight(tenant);
             self.classes[class as usize].start_at_once(tenant, weight, alone);
             self.begin(job, Running { tenant, class, cost: alone, due: false, slot: true });
+            if !run_here && let Some(batch) = arrival.batch {
+                self.open.open(class, job, batch, batch.rows);
+            }
             return actions.push(if run_here { Action::RunHere(job) } else { Action::Start(job) });
+        }
+        if self.tenants.has_room(tenant)
+            && let Some(batch) = arrival.batch
+            && let Some((head, rows)) = self.open.join(class, batch)
+        {
+            let cost = batch.part_of(rows).max(COST_MIN);
+            let weight = self.tenants.weight(tenant);
+            self.classes[class as usize].start_at_once(tenant, weight, cost);
+            self.begin(job, Running { tenant, class, cost, due: false, slot: false });
+            return actions.push(Action::Join(job, head));
         }
         if self.waiting.len() >= self.config.queue_max {
             return actions.push(Action::Refuse(job, Full::Device));
@@ -378,6 +398,7 @@ impl Scheduler {
         let Running { tenant, class, cost, due, slot } =
             self.running.remove(&job).expect("a job finishes that runs");
         self.slots_used -= usize::from(slot);
+        self.open.close(job);
         let took = took.max(COST_MIN);
         self.classes[class as usize].correct(tenant, self.tenants.weight(tenant), cost, took);
         let was_full = !self.tenants.has_room(tenant);
@@ -426,19 +447,20 @@ impl Scheduler {
             return self.begin_waiting(class, tenant, head, head.alone, due, true);
         };
         let mates = batch::mates(queue, &self.tenants, tenant, batch);
-        if mates.is_empty() {
-            return self.begin_waiting(class, tenant, head, head.alone, due, true);
-        }
-        let rows =
-            mates.iter().filter_map(|(_, _, mate)| mate.batch).fold(batch.rows, |sum, mate| sum + mate.rows);
-        let part =
-            |queued: &Queued| queued.batch.map_or(queued.alone, |batch| batch.part_of(rows)).max(COST_MIN);
+        let rows = mates.iter().filter_map(|(_, _, mate)| mate.batch);
+        let rows = rows.fold(batch.rows, |sum, mate| sum.saturating_add(mate.rows));
+        let alone = mates.is_empty();
+        let part = |queued: &Queued| match queued.batch.filter(|_| !alone) {
+            Some(batch) => batch.part_of(rows).max(COST_MIN),
+            None => queued.alone,
+        };
         self.begin_waiting(class, tenant, head, part(&head), due, true);
         for (tenant, place, mate) in mates {
             self.classes[class as usize].take(tenant, place);
             self.begin_waiting(class, tenant, mate, part(&mate), due, false);
             actions.push(Action::Join(mate.job, head.job));
         }
+        self.open.open(class, head.job, batch, rows);
     }
 
     /// The most urgent class with somebody in line, unless a floor is due; and whether that is why.

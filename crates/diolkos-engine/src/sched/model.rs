@@ -37,8 +37,12 @@ pub(super) struct Model {
     shares: BTreeMap<TenantKey, Share>,
     start: BTreeMap<(Class, TenantKey), Virtual>,
     now: [Virtual; 3],
+    /// The latest start of a job that started.
+    started: [Virtual; 3],
     latest: [Virtual; 3],
     aside: [i64; 3],
+    /// Runs that no thread took yet: class, head, key, rows, and how many they may be.
+    open: Vec<(Class, JobId, BatchKey, u32, u32)>,
     /// Tenants with jobs that may not run more.
     held: BTreeSet<(Class, TenantKey)>,
     arrivals: u64,
@@ -53,8 +57,10 @@ impl Model {
             shares: BTreeMap::new(),
             start: BTreeMap::new(),
             now: [0; 3],
+            started: [0; 3],
             latest: [0; 3],
             aside: [0; 3],
+            open: Vec::new(),
             held: BTreeSet::new(),
             arrivals: 0,
         }
@@ -64,6 +70,10 @@ impl Model {
         let mut actions = Vec::new();
         match event {
             Event::Arrive(arrival) => self.arrive(now, arrival, &mut actions),
+            Event::Taken(job) => {
+                self.open.retain(|open| open.1 != job);
+                return actions;
+            }
             Event::Finish(job, took) => self.finish(job, took.max(COST_MIN)),
             Event::Cancel(job) => {
                 let before = self.waiting.len();
@@ -138,8 +148,8 @@ impl Model {
         let next = start + self.virtual_time(tenant, cost);
         self.start.insert((class, tenant), next);
         self.latest[class as usize] = self.latest[class as usize].max(next);
-        let weights = Virtual::from(self.weights_with(class, tenant));
-        let passed = self.now[class as usize] + Virtual::from(cost) * 1000 / weights;
+        self.started[class as usize] = self.started[class as usize].max(start);
+        let passed = self.now[class as usize] + self.passes(class, tenant, cost);
         self.now[class as usize] = passed.max(start);
         self.running.push((job, running));
         self.hold_or_let_go(tenant);
@@ -147,14 +157,18 @@ impl Model {
     }
 
     fn finish(&mut self, job: JobId, took: Nanos) {
+        self.open.retain(|open| open.1 != job);
         let at = self.running.iter().position(|&(running, _)| running == job).unwrap();
         let (_, Running { tenant, class, cost, due, .. }) = self.running.remove(at);
         let start = self.start_of(class, tenant);
         let now = self.now[class as usize];
         let corrected = if took >= cost {
+            self.now[class as usize] = now + self.passes(class, tenant, took - cost);
             start + self.virtual_time(tenant, took - cost)
         } else {
-            start.saturating_sub(self.virtual_time(tenant, cost - took)).max(now.min(start))
+            let passed = self.passes(class, tenant, cost - took);
+            self.now[class as usize] = now.saturating_sub(passed).max(self.started[class as usize]);
+            start.saturating_sub(self.virtual_time(tenant, cost - took))
         };
         self.start.insert((class, tenant), corrected);
         self.latest[class as usize] = self.latest[class as usize].max(corrected);
@@ -201,6 +215,9 @@ impl Model {
             let rows = |plain: &Plain| plain.arrival.batch.map_or(0, |batch| batch.rows);
             let all: u32 = mates.iter().chain([&next]).map(rows).sum();
             let alone = mates.is_empty();
+            if let Some(batch) = next.arrival.batch {
+                self.opens(next.arrival.class, head, batch, all);
+            }
             for plain in [next].into_iter().chain(mates) {
                 let Arrival { job, tenant, class, batch, .. } = plain.arrival;
                 self.waiting.retain(|plain| plain.arrival.job != job);
@@ -209,6 +226,13 @@ impl Model {
                 self.begin(job, Running { tenant, class, cost, due, slot: job == head });
                 actions.push(if job == head { Action::Start(job) } else { Action::Join(job, head) });
             }
+        }
+    }
+
+    fn opens(&mut self, class: Class, head: JobId, batch: Batching, rows: u32) {
+        if rows < batch.rows_max {
+            self.open.retain(|open| (open.0, open.2) != (class, batch.key));
+            self.open.push((class, head, batch.key, rows, batch.rows_max));
         }
     }
 
@@ -273,6 +297,23 @@ impl Model {
             self.begin(job, Running { tenant, class, cost: plain.alone(), due: false, slot: true });
             let start = if arrival.run_here { Action::RunHere } else { Action::Start };
             actions.push(start(job));
+            if !arrival.run_here
+                && let Some(batch) = arrival.batch
+            {
+                self.opens(class, job, batch, batch.rows);
+            }
+        } else if self.has_room(tenant)
+            && let Some(batch) = arrival.batch
+            && let Some(open) = self
+                .open
+                .iter_mut()
+                .find(|open| (open.0, open.2) == (class, batch.key) && open.3 + batch.rows <= open.4)
+        {
+            open.3 += batch.rows;
+            let (head, cost) = (open.1, batch.part_of(open.3).max(COST_MIN));
+            self.come_back(class, tenant);
+            self.begin(job, Running { tenant, class, cost, due: false, slot: false });
+            actions.push(Action::Join(job, head));
         } else if self.waiting.len() >= self.config.queue_max {
             actions.push(Action::Refuse(job, Full::Device));
         } else if mine >= self.config.tenant_queue_max.min(share.waiting_max) {
@@ -351,6 +392,11 @@ impl Model {
         let own = u64::try_from(stretched).unwrap().min(all);
         let floor = ((own + new.cost()) * 1000).checked_div(self.floor(class)).unwrap_or(Nanos::MAX);
         (own + urgent.min(floor)) / self.config.slots as u64
+    }
+
+    /// How far virtual time moves on for a job.
+    fn passes(&self, class: Class, tenant: TenantKey, cost: Nanos) -> Virtual {
+        Virtual::from(cost) * 1000 / Virtual::from(self.weights_with(class, tenant))
     }
 
     /// Weights of all who have jobs waiting in a class, and of this one.

@@ -1,17 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A device in simulated time: tenants who always have work, bursts, lies about costs, cancellations, stuck slots. Every
-//! run is told by its seed.
+//! A device in simulated time: hours of it in seconds. The same scheduler as in the daemon decides, so what is seen here is
+//! what would happen if jobs took what the senders say. Every run is told by its seed.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
-use super::*;
+use diolkos_types::{BuildSpread, JobId};
+
+use super::{Action, Arrival, Batching, Class, Event, Nanos, SchedConfig, Scheduler, Share, TenantKey};
+
+/// Nanoseconds of a millisecond.
+pub const MS: Nanos = 1_000_000;
+
+/// Nanoseconds of a second.
+pub const SECOND: Nanos = 1000 * MS;
+
+/// How long a sender waits after it was refused, if it always has something to send.
+const TRIES_AGAIN: Nanos = MS;
 
 /// xorshift64*: small, and the same everywhere.
-pub(super) struct Random(u64);
+#[derive(Clone, Debug)]
+pub struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Random {
+    /// The sequence of this seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Random {
         Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
@@ -22,334 +36,405 @@ impl Random {
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
-    fn below(&mut self, end: u64) -> u64 {
+    /// A number below `end`, or 0.
+    pub fn below(&mut self, end: u64) -> u64 {
         self.next() % end.max(1)
     }
 
-    /// Exponentially distributed, as the distances of arrivals that know nothing of each other.
-    fn exponential(&mut self, mean: Nanos) -> Nanos {
-        let unit = (self.next() >> 11) as f64 / (1u64 << 53) as f64;
-        (-(1.0 - unit).ln() * mean as f64) as Nanos
+    /// From 0 to 1, without 1.
+    fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
+
+    /// Exponentially distributed, as the distances of arrivals that know nothing of each other.
+    pub fn exponential(&mut self, mean: Nanos) -> Nanos {
+        (-(1.0 - self.unit()).ln() * mean as f64) as Nanos
+    }
+
+    /// Pareto distributed with shape 1.5, so that a few are very large, a thousand times the mean at most.
+    pub fn heavy_tailed(&mut self, mean: Nanos) -> Nanos {
+        let least = mean as f64 / 3.0;
+        let number = least / (1.0 - self.unit()).powf(1.0 / 1.5);
+        number.min(mean as f64 * 1000.0) as Nanos
+    }
+}
+
+/// What one job takes of the device.
+#[derive(Clone, Copy, Debug)]
+pub enum Takes {
+    /// Always as long.
+    Fixed(Nanos),
+    /// About as long: by so many percent more or less.
+    About(Nanos, u64),
+    /// A mean, and a few take very much longer ([`Random::heavy_tailed`]).
+    HeavyTailed(Nanos),
+}
+
+impl Takes {
+    /// The mean.
+    #[must_use]
+    pub fn mean(self) -> Nanos {
+        match self {
+            Takes::Fixed(mean) | Takes::About(mean, _) | Takes::HeavyTailed(mean) => mean,
+        }
+    }
+
+    fn draw(self, random: &mut Random) -> Nanos {
+        match self {
+            Takes::Fixed(time) => time,
+            Takes::About(mean, percent) => noisy(mean, percent, random),
+            Takes::HeavyTailed(mean) => random.heavy_tailed(mean),
+        }
+    }
+}
+
+fn noisy(mean: Nanos, percent: u64, random: &mut Random) -> Nanos {
+    mean * (100 - percent.min(100) + random.below(2 * percent.min(100) + 1)) / 100
+}
+
+/// What a job is predicted to take.
+#[derive(Clone, Copy, Debug)]
+pub enum Predicted {
+    /// Learned from those before, as the daemon does for inputs of one size.
+    Learned,
+    /// This, more or less so many percent.
+    Always(Nanos, u64),
+}
+
+/// When jobs come.
+#[derive(Clone, Debug)]
+pub enum Load {
+    /// So many are always there: the next comes when one ends.
+    Outstanding(usize),
+    /// One now and then, with this mean distance.
+    Poisson(Nanos),
+    /// So many at once, every so often.
+    Bursts(usize, Nanos),
+    /// At these times, and what each takes.
+    Recorded(Vec<(Nanos, Nanos)>),
 }
 
 /// Who sends what.
-#[derive(Clone, Copy)]
-pub(super) struct Sender {
-    pub(super) class: Class,
-    pub(super) weight: u32,
-    /// What a job really takes.
-    pub(super) takes: Nanos,
+#[derive(Clone, Debug)]
+pub struct Sender {
+    /// Whose jobs these are; several senders may be one tenant.
+    pub tenant: TenantKey,
+    /// How urgent.
+    pub class: Class,
+    /// What the tenant may have.
+    pub share: Share,
+    /// What a job takes, alone.
+    pub takes: Takes,
     /// What it is predicted to take.
-    pub(super) predicted: Nanos,
-    /// By how much predictions miss that, in percent, too much and too little alike.
-    pub(super) noise: u64,
+    pub predicted: Predicted,
     /// When a job must have begun, after it came.
-    pub(super) deadline: Option<Nanos>,
-    pub(super) load: Load,
+    pub deadline: Option<Nanos>,
+    /// So many of a thousand jobs are cancelled, a moment after they came.
+    pub cancelled: u64,
+    /// What jobs may share runs with. `fixed` and `per_row` are also what such a run takes.
+    pub batch: Option<Batching>,
+    /// When jobs come.
+    pub load: Load,
 }
 
-#[derive(Clone, Copy)]
-pub(super) enum Load {
-    /// So many jobs are always there.
-    Outstanding(usize),
-    /// A job now and then.
-    Every(Nanos),
+/// A slot that hangs: the first job that starts then or later takes so much longer.
+#[derive(Clone, Copy, Debug)]
+pub struct Stuck {
+    /// When.
+    pub at: Nanos,
+    /// How much longer.
+    pub lasts: Nanos,
 }
 
+/// What a sender got.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Served {
-    pub(super) device: Nanos,
-    pub(super) late: u64,
-    pub(super) waits: Vec<Nanos>,
+pub struct Served {
+    /// Device time of its jobs that ended.
+    pub device: Nanos,
+    /// Jobs that came.
+    pub came: u64,
+    /// Jobs that ran to their end.
+    pub done: u64,
+    /// Jobs that were refused, or not begun in time.
+    pub late: u64,
+    /// Jobs that were cancelled while they waited.
+    pub cancelled: u64,
+    /// How long each waited that began.
+    pub waits: Vec<Nanos>,
+    /// From when each came to when it ended.
+    pub latencies: Vec<Nanos>,
 }
 
 impl Served {
-    pub(super) fn wait_p99(&mut self) -> Nanos {
-        self.waits.sort_unstable();
-        self.waits[(self.waits.len() - 1) * 99 / 100]
+    /// So much of the sender's waits are no longer.
+    #[must_use]
+    pub fn wait(&mut self, quantile: f64) -> Nanos {
+        quantile_of(&mut self.waits, quantile)
+    }
+
+    /// So much of the sender's latencies are no longer.
+    #[must_use]
+    pub fn latency(&mut self, quantile: f64) -> Nanos {
+        quantile_of(&mut self.latencies, quantile)
     }
 }
 
-/// Time, a number that keeps the order of what happens at once, and what it is: a job that ends, or a sender's next one.
-type Happens = (Nanos, u64, Result<JobId, usize>);
+fn quantile_of(times: &mut [Nanos], quantile: f64) -> Nanos {
+    times.sort_unstable();
+    let last = times.len().saturating_sub(1);
+    times.get((last as f64 * quantile) as usize).copied().unwrap_or(0)
+}
 
-/// Stands for the alarm where a job would end.
-const ALARM: JobId = JobId(u64::MAX);
+/// Jain's index of what each has: 1 = all the same, 1/n = one has everything.
+#[must_use]
+pub fn jain(each: impl IntoIterator<Item = f64>) -> f64 {
+    let (mut count, mut sum, mut squares) = (0.0, 0.0, 0.0);
+    for one in each {
+        count += 1.0;
+        sum += one;
+        squares += one * one;
+    }
+    sum * sum / (count * squares)
+}
+
+/// What happens next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Happens {
+    /// A sender's next job comes, with what it takes where that was recorded.
+    Comes(usize, Option<Nanos>),
+    /// A run ends.
+    Ends(JobId),
+    /// Somebody cancels a job.
+    Cancels(JobId),
+    /// An alarm goes off.
+    Alarm,
+}
+
+struct Job {
+    sender: usize,
+    came: Nanos,
+    takes: Nanos,
+}
+
+struct Run {
+    jobs: Vec<JobId>,
+    began: Nanos,
+}
+
+struct Simulation<'a> {
+    senders: &'a [Sender],
+    random: Random,
+    scheduler: Scheduler,
+    served: Vec<Served>,
+    jobs: HashMap<JobId, Job, BuildSpread>,
+    runs: HashMap<JobId, Run, BuildSpread>,
+    events: BinaryHeap<Reverse<(Nanos, u64, Happens)>>,
+    /// Keeps the order of what happens at once.
+    order: u64,
+    /// What each sender's jobs took, as it was learned.
+    learned: Vec<Option<Nanos>>,
+    stuck: Vec<Stuck>,
+    next_job: u64,
+}
 
 /// Runs `senders` on a device until it has been simulated for so long.
-pub(super) fn simulate(config: SchedConfig, senders: &[Sender], until: Nanos, seed: u64) -> Vec<Served> {
-    let mut random = Random::new(seed);
-    let mut scheduler = Scheduler::new(config);
-    let mut served = vec![Served::default(); senders.len()];
-    let mut came: HashMap<JobId, (usize, Nanos)> = HashMap::new();
-    let mut events: BinaryHeap<Reverse<Happens>> = BinaryHeap::new();
-    let (mut order, mut jobs) = (0, 0);
+#[must_use]
+pub fn simulate(
+    config: SchedConfig,
+    senders: &[Sender],
+    stuck: &[Stuck],
+    until: Nanos,
+    seed: u64,
+) -> Vec<Served> {
+    let mut simulation = Simulation {
+        senders,
+        random: Random::new(seed),
+        scheduler: Scheduler::new(config),
+        served: vec![Served::default(); senders.len()],
+        jobs: HashMap::default(),
+        runs: HashMap::default(),
+        events: BinaryHeap::new(),
+        order: 0,
+        learned: vec![None; senders.len()],
+        stuck: stuck.to_vec(),
+        next_job: 0,
+    };
     for (index, sender) in senders.iter().enumerate() {
-        let first = match sender.load {
-            Load::Outstanding(count) => count,
-            Load::Every(_) => 1,
-        };
-        for _ in 0..first {
-            events.push(Reverse((random.below(1000), order, Err(index))));
-            order += 1;
-        }
+        simulation.begin(index, &sender.load);
     }
     let mut actions = Vec::new();
-    while let Some(Reverse((now, _, what))) = events.pop() {
+    while let Some(Reverse((now, _, what))) = simulation.events.pop() {
         if now > until {
             break;
         }
-        let event = match what {
-            Ok(ALARM) => Event::Tick,
-            Ok(job) => {
-                let (index, _) = came[&job];
-                served[index].device += senders[index].takes;
-                if let Load::Outstanding(_) = senders[index].load {
-                    events.push(Reverse((now, order, Err(index))));
-                    order += 1;
+        simulation.happens(now, what, &mut actions);
+    }
+    simulation.served
+}
+
+impl Simulation<'_> {
+    fn plan(&mut self, at: Nanos, what: Happens) {
+        self.events.push(Reverse((at, self.order, what)));
+        self.order += 1;
+    }
+
+    fn begin(&mut self, index: usize, load: &Load) {
+        match load {
+            Load::Outstanding(count) => {
+                for _ in 0..*count {
+                    let at = self.random.below(1000);
+                    self.plan(at, Happens::Comes(index, None));
                 }
-                came.remove(&job);
-                Event::Finish(job, senders[index].takes)
             }
-            Err(index) => {
-                let Sender { class, weight, predicted, noise, deadline, load, .. } = senders[index];
-                let cost = predicted * (100 - noise + random.below(2 * noise + 1)) / 100;
-                if let Load::Every(mean) = load {
-                    events.push(Reverse((now + random.exponential(mean), order, Err(index))));
-                    order += 1;
-                }
-                jobs += 1;
-                came.insert(JobId(jobs), (index, now));
-                let share = Share { weight, ..Share::ALL };
-                let tenant = TenantKey(index as u64);
-                Event::Arrive(Arrival {
-                    job: JobId(jobs),
-                    tenant,
-                    class,
-                    deadline: deadline.map(|after| now + after),
-                    cost,
-                    batch: None,
-                    run_here: false,
-                    share,
-                })
+            Load::Poisson(_) | Load::Bursts(..) => {
+                let at = self.random.below(1000);
+                self.plan(at, Happens::Comes(index, None));
             }
-        };
-        actions.clear();
-        scheduler.step(now, event, &mut actions);
-        for action in &actions {
-            let job = match *action {
-                Action::Start(job) => job,
-                Action::Refuse(job, _) | Action::Expire(job) => {
-                    let (index, _) = came.remove(&job).expect("it came");
-                    served[index].late += 1;
-                    if let Load::Outstanding(_) = senders[index].load {
-                        // It tries again a little later.
-                        events.push(Reverse((now + MS, order, Err(index))));
-                        order += 1;
+            Load::Recorded(jobs) => {
+                jobs.iter().for_each(|&(at, takes)| self.plan(at, Happens::Comes(index, Some(takes))));
+            }
+        }
+    }
+
+    fn happens(&mut self, now: Nanos, what: Happens, actions: &mut Vec<Action>) {
+        match what {
+            Happens::Comes(index, takes) => {
+                let mut jobs = 1;
+                match self.senders[index].load {
+                    Load::Poisson(mean) => {
+                        let after = self.random.exponential(mean);
+                        self.plan(now + after, Happens::Comes(index, None));
                     }
-                    continue;
+                    Load::Bursts(count, every) => {
+                        jobs = count;
+                        self.plan(now + every, Happens::Comes(index, None));
+                    }
+                    Load::Outstanding(_) | Load::Recorded(_) => {}
                 }
-                Action::WakeAt(at) => {
-                    events.push(Reverse((at, order, Ok(ALARM))));
-                    order += 1;
-                    continue;
+                for _ in 0..jobs {
+                    let arrival = self.arrival(now, index, takes);
+                    self.step(now, Event::Arrive(arrival), actions);
                 }
-                _ => panic!("{action:?}: nobody offered or cancelled anything"),
-            };
-            let (index, since) = came[&job];
-            served[index].waits.push(now - since);
-            events.push(Reverse((now + senders[index].takes, order, Ok(job))));
-            order += 1;
+            }
+            Happens::Ends(head) => self.end(now, head, actions),
+            Happens::Cancels(job) => self.step(now, Event::Cancel(job), actions),
+            Happens::Alarm => self.step(now, Event::Tick, actions),
         }
     }
-    served
-}
 
-const MS: Nanos = 1_000_000;
-const SECOND: Nanos = 1000 * MS;
-
-fn config(slots: usize) -> SchedConfig {
-    SchedConfig { slots, queue_max: 100_000, tenant_queue_max: 100_000, floors: FloorShares::DEFAULT }
-}
-
-fn batch(takes: Nanos, weight: u32, outstanding: usize) -> Sender {
-    let load = Load::Outstanding(outstanding);
-    Sender { class: Class::Batch, weight, takes, predicted: takes, noise: 0, deadline: None, load }
-}
-
-/// Jain's index: 1 = all have the same.
-fn jain(served: &[Served]) -> f64 {
-    let times: Vec<f64> = served.iter().map(|served| served.device as f64).collect();
-    let sum: f64 = times.iter().sum();
-    sum * sum / (times.len() as f64 * times.iter().map(|time| time * time).sum::<f64>())
-}
-
-#[test]
-fn equal_tenants_get_equal_device_time_whatever_their_jobs_take() {
-    for (seed, slots) in [(1, 1), (2, 2), (3, 4)] {
-        // One has a hundred jobs there, one a few, one lies about what they take.
-        let senders = [
-            batch(MS, 1, 100),
-            batch(4 * MS, 1, 8),
-            Sender { predicted: 1000, ..batch(16 * MS, 1, 8) },
-            batch(64 * MS, 1, 8),
-        ];
-        let served = simulate(config(slots), &senders, 200 * SECOND, seed);
-        let index = jain(&served);
-        assert!(index >= 0.99, "seed {seed}, {slots} slots: {index}");
-        let used: Nanos = served.iter().map(|served| served.device).sum();
-        assert!(used > 199 * SECOND * slots as u64, "work is conserved: {used}");
-    }
-}
-
-#[test]
-fn weights_are_shares() {
-    for slots in [1, 2] {
-        let senders = [batch(MS, 1, 16), batch(3 * MS, 2, 16), batch(2 * MS, 4, 16)];
-        let served = simulate(config(slots), &senders, 100 * SECOND, 7);
-        let total: Nanos = served.iter().map(|served| served.device).sum();
-        for (served, weight) in served.iter().zip([1.0, 2.0, 4.0]) {
-            let (share, wanted) = (served.device as f64 / total as f64, weight / 7.0);
-            assert!((share / wanted - 1.0).abs() < 0.03, "{slots} slots, weight {weight}: {share}");
-        }
-    }
-}
-
-#[test]
-fn somebody_who_waits_for_an_answer_waits_for_one_job_at_most() {
-    let asks = Sender { class: Class::Interactive, load: Load::Every(40 * MS), ..batch(MS, 1, 0) };
-    let mut served = simulate(config(1), &[asks, batch(10 * MS, 1, 32)], 200 * SECOND, 3);
-    let (used, p99) = (served[0].device, served[0].wait_p99());
-    // Now and then two come at once.
-    assert!(p99 <= 12 * MS, "{p99}");
-    assert!(served[1].device >= (200 * SECOND - used) * 9 / 10, "{served:?}", served = served[1].device);
-}
-
-#[test]
-fn nobody_starves_and_the_floor_is_kept() {
-    let saturates = Sender { class: Class::Interactive, ..batch(MS, 1, 8) };
-    let standard = Sender { class: Class::Standard, ..batch(2 * MS, 1, 8) };
-    let mut served = simulate(config(1), &[saturates, standard, batch(7 * MS, 1, 4)], 100 * SECOND, 5);
-    let total: Nanos = served.iter().map(|served| served.device).sum();
-    let share = |served: &Served| served.device as f64 / total as f64;
-    // A tenth and a twentieth of what the others are served.
-    assert!((share(&served[1]) - 0.091).abs() < 0.01, "{}", share(&served[1]));
-    assert!((share(&served[2]) - 0.0476).abs() < 0.006, "{}", share(&served[2]));
-    let longest = served[2].waits.iter().max().unwrap();
-    assert!(*longest < 2 * SECOND, "{longest}");
-    assert!(served[0].wait_p99() < 20 * MS);
-}
-
-#[test]
-fn predictions_that_miss_a_little_change_no_shares() {
-    for (long, short, weight) in [(10 * MS, MS, 1), (10 * MS, MS / 10, 1), (100 * MS, MS, 3)] {
-        let senders =
-            [Sender { noise: 5, ..batch(long, 1, 8) }, Sender { noise: 5, ..batch(short, weight, 8) }];
-        let served = simulate(config(1), &senders, 100 * SECOND, 11);
-        let share = served[0].device as f64 / (served[0].device + served[1].device) as f64;
-        let wanted = 1.0 / f64::from(1 + weight);
-        assert!((share / wanted - 1.0).abs() < 0.03, "{long} and {short}: {share}");
-    }
-}
-
-#[test]
-fn a_floor_is_no_way_to_run_long_jobs_as_short_ones() {
-    let saturates = Sender { class: Class::Interactive, ..batch(MS, 1, 8) };
-    let lies = Sender { predicted: MS, ..batch(100 * MS, 1, 4) };
-    let served = simulate(config(1), &[saturates, lies], 200 * SECOND, 13);
-    let share = served[1].device as f64 / (served[0].device + served[1].device) as f64;
-    assert!(share < 0.06, "{share}");
-}
-
-#[test]
-fn deadlines_do_not_keep_a_class_from_its_floor() {
-    let saturates = Sender { class: Class::Interactive, ..batch(MS, 1, 800) };
-    let hurries = Sender { deadline: Some(SECOND), ..batch(10 * MS, 1, 2) };
-    let served = simulate(config(1), &[saturates, hurries], 100 * SECOND, 17);
-    let share = served[1].device as f64 / (served[0].device + served[1].device) as f64;
-    assert!(share > 0.04, "{share}, {} were late", served[1].late);
-}
-
-/// Whatever happens, each job ends once, no slot is left unused, and nothing is kept of those who are gone.
-#[test]
-fn random_faults_break_no_invariant() {
-    let jobs: u64 = std::env::var("DIOLKOS_SIM_JOBS").map_or(200_000, |text| text.parse().unwrap());
-    let seed: u64 = std::env::var("DIOLKOS_SIM_SEED").map_or(1, |text| text.parse().unwrap());
-    let mut random = Random::new(seed);
-    let config =
-        SchedConfig { slots: 3, queue_max: 500, tenant_queue_max: 100, floors: FloorShares::DEFAULT };
-    let mut scheduler = Scheduler::new(config);
-    let (mut now, mut job) = (0, 0);
-    let mut running: Vec<JobId> = Vec::new();
-    let mut open: std::collections::HashSet<JobId> = std::collections::HashSet::new();
-    let mut actions = Vec::new();
-    let mut alarm: Option<Nanos> = None;
-    while job < jobs || !open.is_empty() {
-        let choice = random.below(100);
-        let event = if job < jobs && choice < 45 {
-            job += 1;
-            open.insert(JobId(job));
-            let deadline = (random.below(3) == 0).then(|| now + random.exponential(20 * MS));
-            Event::Arrive(Arrival {
-                job: JobId(job),
-                // Tenants come and go.
-                tenant: TenantKey(job / 5000 + random.below(20)),
-                class: CLASSES[random.below(3) as usize],
-                deadline,
-                cost: random.exponential(MS),
-                batch: (random.below(2) == 0).then(|| Batching {
-                    key: BatchKey { operation: random.below(3), tenant: None },
-                    rows: 1 + random.below(4) as u32,
-                    rows_max: 16,
-                    fixed: MS,
-                    per_row: MS / 8,
-                }),
-                run_here: random.below(2) == 0,
-                share: Share {
-                    running_max: 1 + random.below(4) as usize,
-                    waiting_max: 100,
-                    weight: 1 + random.below(9) as u32,
-                },
-            })
-        } else if choice < 50 {
-            Event::Cancel(JobId(job.saturating_sub(random.below(50))))
-        } else if !running.is_empty() {
-            // The first slot gets stuck now and then: the others go on.
-            let first = usize::from(running.len() > 1 && random.below(50) != 0 && choice < 60);
-            let at = first + random.below((running.len() - first) as u64) as usize;
-            Event::Finish(running.swap_remove(at), random.exponential(2 * MS))
-        } else if alarm.is_some_and(|at| at <= now) {
-            alarm = None;
-            Event::Tick
-        } else {
-            now += random.exponential(MS);
-            continue;
+    fn arrival(&mut self, now: Nanos, index: usize, recorded: Option<Nanos>) -> Arrival {
+        let Sender { tenant, class, share, takes, predicted, deadline, cancelled, batch, .. } =
+            self.senders[index];
+        self.next_job += 1;
+        let job = JobId(self.next_job);
+        let takes = recorded.unwrap_or_else(|| takes.draw(&mut self.random));
+        let cost = match predicted {
+            Predicted::Learned => self.learned[index].unwrap_or(self.senders[index].takes.mean()),
+            Predicted::Always(cost, percent) => noisy(cost, percent, &mut self.random),
         };
-        now += random.below(20_000);
+        self.jobs.insert(job, Job { sender: index, came: now, takes });
+        self.served[index].came += 1;
+        if self.random.below(1000) < cancelled {
+            let after = self.random.exponential(takes);
+            self.plan(now + after, Happens::Cancels(job));
+        }
+        let deadline = deadline.map(|after| now + after);
+        Arrival { job, tenant, class, deadline, cost, batch, run_here: false, share }
+    }
+
+    fn step(&mut self, now: Nanos, event: Event, actions: &mut Vec<Action>) {
         actions.clear();
-        scheduler.step(now, event, &mut actions);
-        for action in &actions {
+        self.scheduler.step(now, event, actions);
+        // The last of them that started a run; those who join follow it.
+        let mut run: Option<Run> = None;
+        for action in actions.iter() {
             match *action {
-                Action::Start(job) | Action::Join(job, _) | Action::RunHere(job) => {
-                    assert!(open.remove(&job), "seed {seed}: {job} ended twice");
-                    running.push(job);
+                Action::Start(job) | Action::RunHere(job) => {
+                    self.launch(now, run.replace(Run { jobs: vec![job], began: now }));
                 }
-                Action::Refuse(job, _) | Action::Expire(job) | Action::Cancelled(job) => {
-                    assert!(open.remove(&job), "seed {seed}: {job} ended twice");
+                Action::Join(job, _) => {
+                    run.as_mut().expect("a job joins one that was started").jobs.push(job)
                 }
-                Action::WakeAt(at) => alarm = Some(at),
+                Action::Refuse(job, _) | Action::Expire(job) => {
+                    let index = self.take(job).sender;
+                    self.served[index].late += 1;
+                    self.again(now + TRIES_AGAIN, index);
+                }
+                Action::Cancelled(job) => {
+                    let index = self.take(job).sender;
+                    self.served[index].cancelled += 1;
+                    self.again(now, index);
+                }
+                Action::WakeAt(at) => self.plan(at, Happens::Alarm),
             }
         }
-        assert_eq!((scheduler.running(), scheduler.waiting()), (running.len(), open.len()), "seed {seed}");
-        assert!(
-            scheduler.slots_used() <= 3 && scheduler.tenants.len() <= running.len() + open.len(),
-            "seed {seed}"
-        );
+        self.launch(now, run);
     }
-    for job in running.drain(..) {
-        scheduler.step(now, Event::Finish(job, MS), &mut Vec::new());
+
+    fn take(&mut self, job: JobId) -> Job {
+        self.jobs.remove(&job).expect("a job that came and did not end")
     }
-    assert_eq!((scheduler.slots_used(), scheduler.tenants.len()), (0, 0), "seed {seed}");
-    assert!(scheduler.classes.iter().all(|class| class.keys() == 0), "seed {seed}");
+
+    /// A sender that always has something to send sends the next.
+    fn again(&mut self, at: Nanos, index: usize) {
+        if let Load::Outstanding(_) = self.senders[index].load {
+            self.plan(at, Happens::Comes(index, None));
+        }
+    }
+
+    /// A run begins.
+    fn launch(&mut self, now: Nanos, run: Option<Run>) {
+        let Some(run) = run else { return };
+        for job in &run.jobs {
+            let Job { sender, came, .. } = self.jobs[job];
+            self.served[sender].waits.push(now - came);
+        }
+        let mut takes = self.takes(&run.jobs);
+        if let Some(at) = self.stuck.iter().position(|stuck| stuck.at <= now) {
+            takes += self.stuck.swap_remove(at).lasts;
+        }
+        let head = run.jobs[0];
+        // Threads are at once there.
+        self.scheduler.step(now, Event::Taken(head), &mut Vec::new());
+        self.runs.insert(head, run);
+        self.plan(now + takes.max(1), Happens::Ends(head));
+    }
+
+    /// What a run of these jobs takes.
+    fn takes(&self, jobs: &[JobId]) -> Nanos {
+        match jobs {
+            [job] => self.jobs[job].takes,
+            jobs => {
+                let batches = jobs.iter().filter_map(|job| self.senders[self.jobs[job].sender].batch);
+                let rows = batches.clone().fold(0, |sum, batch| sum + batch.rows);
+                batches.map(|batch| batch.part_of(rows)).sum()
+            }
+        }
+    }
+
+    fn end(&mut self, now: Nanos, head: JobId, actions: &mut Vec<Action>) {
+        let Run { jobs, began } = self.runs.remove(&head).expect("a run ends once");
+        let took = now - began;
+        let rows = |simulation: &Self, job: &JobId| {
+            simulation.senders[simulation.jobs[job].sender].batch.map_or(1, |batch| u64::from(batch.rows))
+        };
+        let all: u64 = jobs.iter().map(|job| rows(self, job)).sum();
+        let shared = jobs.len() > 1;
+        // The one that holds the slot ends last.
+        for job in jobs.into_iter().rev() {
+            let part = if shared { took * rows(self, &job) / all } else { took };
+            let Job { sender, came, .. } = self.take(job);
+            let served = &mut self.served[sender];
+            served.device += part;
+            served.done += 1;
+            served.latencies.push(now - came);
+            if !shared {
+                let before = self.learned[sender].unwrap_or(took);
+                let took = took.min(before.saturating_mul(8));
+                self.learned[sender] = Some(before - before / 8 + took / 8);
+            }
+            self.again(now, sender);
+            self.step(now, Event::Finish(job, part), actions);
+        }
+    }
 }

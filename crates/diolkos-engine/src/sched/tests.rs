@@ -25,6 +25,9 @@ enum Move {
         which: usize,
         took: u64,
     },
+    Take {
+        which: usize,
+    },
     Cancel {
         which: usize,
     },
@@ -46,6 +49,7 @@ fn moves() -> impl Strategy<Value = Move> {
             }
         ),
         4 => (any::<usize>(), 0u64..20_000).prop_map(|(which, took)| Move::Finish { which, took }),
+        2 => any::<usize>().prop_map(|which| Move::Take { which }),
         1 => any::<usize>().prop_map(|which| Move::Cancel { which }),
         2 => (0u64..40_000).prop_map(|time| Move::Pass { time }),
     ]
@@ -107,7 +111,11 @@ proptest! {
                     let (job, _) = model.running[which % model.running.len()];
                     Event::Finish(job, took)
                 }
-                Move::Finish { .. } => continue,
+                Move::Take { which } if !model.running.is_empty() => {
+                    let (job, _) = model.running[which % model.running.len()];
+                    Event::Taken(job)
+                }
+                Move::Finish { .. } | Move::Take { .. } => continue,
                 Move::Cancel { which } => Event::Cancel(JobId(which as u64 % (arrived + 2))),
                 Move::Pass { time } => {
                     now += time;
@@ -257,8 +265,10 @@ fn run(actions: &[Action]) -> Vec<u64> {
 #[test]
 fn what_waits_for_the_same_operation_shares_a_run() {
     let mut scheduler = Scheduler::new(CONFIG);
+    let actions = step(&mut scheduler, 0, Event::Arrive(batched(1, 0)));
+    assert_eq!(actions, [Action::Start(JobId(1))], "nobody waits for company");
+    step(&mut scheduler, 0, Event::Taken(JobId(1)));
     let mut come = |arrival: Arrival| step(&mut scheduler, 0, Event::Arrive(arrival));
-    assert_eq!(come(batched(1, 0)), [Action::Start(JobId(1))], "nobody waits for company");
     let other = Batching { key: BatchKey { operation: 2, tenant: None }, ..BATCHING };
     let alone = Batching { key: BatchKey { operation: 1, tenant: Some(TenantKey(3)) }, ..BATCHING };
     come(batched(2, 0));
@@ -326,9 +336,27 @@ fn rows_that_do_not_fit_wait_for_the_next_run() {
     step(&mut scheduler, 0, Event::Arrive(Arrival { batch: rows(20), ..batched(5, 1) }));
     assert_eq!(run(&step(&mut scheduler, 0, Event::Finish(JobId(1), 1000))), [2, 4]);
     step(&mut scheduler, 0, Event::Finish(JobId(4), 1000));
-    assert_eq!(
-        run(&step(&mut scheduler, 0, Event::Finish(JobId(2), 1000))),
-        [5],
-        "more than a run has is a run"
-    );
+    assert_eq!(run(&step(&mut scheduler, 0, Event::Finish(JobId(2), 1000))), [3]);
+    let actions = step(&mut scheduler, 0, Event::Finish(JobId(3), 1000));
+    assert_eq!(run(&actions), [5], "more than a run has is a run");
+}
+
+#[test]
+fn who_comes_before_a_thread_took_the_run_joins_it() {
+    let mut scheduler = Scheduler::new(CONFIG);
+    let mut come = |scheduler: &mut Scheduler, arrival: Arrival| step(scheduler, 0, Event::Arrive(arrival));
+    come(&mut scheduler, batched(1, 0));
+    let head = JobId(1);
+    assert_eq!(come(&mut scheduler, batched(2, 1)), [Action::Join(JobId(2), head)]);
+    let urgent = Arrival { class: Class::Interactive, ..batched(3, 0) };
+    assert_eq!(come(&mut scheduler, urgent), [], "another class is another run");
+    let full = Arrival { share: Share { running_max: 1, ..Share::ALL }, ..batched(4, 1) };
+    assert_eq!(come(&mut scheduler, full), [], "not more than its tenant may run");
+    step(&mut scheduler, 0, Event::Taken(head));
+    assert_eq!(come(&mut scheduler, batched(5, 2)), [], "the run goes on as it is");
+    assert_eq!((scheduler.running(), scheduler.slots_used()), (2, 1));
+    // One that the thread runs at once that brought it is nobody's to join.
+    let mut scheduler = Scheduler::new(CONFIG);
+    come(&mut scheduler, Arrival { run_here: true, ..batched(1, 0) });
+    assert_eq!(come(&mut scheduler, batched(2, 1)), []);
 }

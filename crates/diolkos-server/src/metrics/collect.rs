@@ -77,6 +77,7 @@ fn of_device(page: &mut Page, device: &DeviceSnapshot) {
     page.add("diolkos_device_waiting", name, device.waiting as f64);
     page.add("diolkos_device_jobs_total", name, device.arrived as f64);
     page.add("diolkos_device_jobs_run_here_total", name, device.ran_here as f64);
+    page.add("diolkos_device_runs_total", name, device.runs as f64);
     page.add("diolkos_device_busy_seconds_total", name, seconds(device.busy_ns));
     page.add("diolkos_device_predicted_seconds_total", name, seconds(device.predicted_ns));
     page.add("diolkos_device_prediction_error_seconds_total", name, seconds(device.error_ns));

@@ -82,6 +82,7 @@ pub const DOCUMENTED: &[Metric] = &[
     gauge("diolkos_device_waiting", &["device"], "Jobs that wait."),
     counter("diolkos_device_jobs_total", &["device"], "Jobs taken in, refused ones included."),
     counter("diolkos_device_jobs_run_here_total", &["device"], "Jobs that ran on the thread that brought them."),
+    counter("diolkos_device_runs_total", &["device"], "Runs of operations that ended; fewer than jobs, where several share one."),
     counter("diolkos_device_busy_seconds_total", &["device"], "Seconds that slots were busy with jobs that ended."),
     counter("diolkos_device_predicted_seconds_total", &["device"], "Seconds that these jobs were predicted to take."),
     counter("diolkos_device_prediction_error_seconds_total", &["device"], "Seconds by which predictions were wrong, too much and too little alike."),

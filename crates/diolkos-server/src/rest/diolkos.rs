@@ -58,6 +58,7 @@ async fn status(State(app): State<Arc<App>>, Caller(session): Caller) -> Respons
         if sees_all {
             told["running"] = device.running.into();
             told["waiting"] = device.waiting.into();
+            told["runs"] = device.runs.into();
             told["busy_ns"] = device.busy_ns.into();
         }
         told

@@ -11,6 +11,7 @@ mod rehearse;
 mod run;
 mod serve;
 mod show;
+pub(crate) mod sim;
 pub(crate) mod tenant;
 mod token;
 
@@ -39,6 +40,7 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Token(args) => token::run(&args),
         Command::Tenant(args) => tenant::run(&args),
         Command::Lease(args) => tenant::run_lease(&args),
+        Command::Sim(args) => sim::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::DemoClient(args) => demo::client::run(&args),
         Command::Rehearse => return Ok(rehearse::run()),

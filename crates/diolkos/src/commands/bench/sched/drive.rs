@@ -44,6 +44,8 @@ pub(super) struct Driven {
     pub(super) got: Vec<Got>,
     /// Device time by tenant.
     pub(super) device: BTreeMap<String, Duration>,
+    /// Runs on all devices.
+    pub(super) runs: u64,
     /// CPU time of this process.
     pub(super) cpu: Duration,
     pub(super) window: Duration,
@@ -94,13 +96,14 @@ impl Driver<'_> {
     }
 }
 
-/// Device time by tenant, and CPU time of this process, until now.
-fn used(engine: &Engine) -> (BTreeMap<String, Duration>, Duration) {
+/// Device time by tenant, CPU time of this process, and runs, until now.
+fn used(engine: &Engine) -> (BTreeMap<String, Duration>, Duration, u64) {
     let device = |tenant: diolkos_engine::TenantSnapshot| {
         (tenant.id.to_string(), Duration::from_nanos(tenant.device_ns))
     };
     let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    (engine.tenants().into_iter().map(device).collect(), Duration::try_from(cpu).unwrap_or_default())
+    let runs = engine.devices().iter().map(|device| device.runs).sum();
+    (engine.tenants().into_iter().map(device).collect(), Duration::try_from(cpu).unwrap_or_default(), runs)
 }
 
 /// Sends, and counts what is answered within `length` after `warmup`.
@@ -172,11 +175,17 @@ pub(super) fn drive(
             }
         }
     }
-    let ((device_before, cpu_before), begun) = before.expect("the window begins before it ends");
-    let ((device_after, cpu_after), ended) = after.expect("the loop ends after it");
+    let ((device_before, cpu_before, runs_before), begun) = before.expect("the window begins before it ends");
+    let ((device_after, cpu_after, runs_after), ended) = after.expect("the loop ends after it");
     let device = device_after.into_iter().map(|(tenant, time)| {
         let before = device_before.get(&tenant).copied().unwrap_or_default();
         (tenant, time.saturating_sub(before))
     });
-    Driven { got, device: device.collect(), cpu: cpu_after.saturating_sub(cpu_before), window: ended - begun }
+    Driven {
+        got,
+        device: device.collect(),
+        runs: runs_after - runs_before,
+        cpu: cpu_after.saturating_sub(cpu_before),
+        window: ended - begun,
+    }
 }

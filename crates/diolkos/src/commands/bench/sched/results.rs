@@ -46,6 +46,8 @@ pub(super) struct Many {
     /// Of the tenant that has it worse.
     pub(super) p50_ns: f64,
     pub(super) p99_ns: f64,
+    /// Rows of a run, on average.
+    pub(super) rows: f64,
     pub(super) failed: u64,
 }
 

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is promised of shares, waits and floors, in simulated time; and random faults. Every run is told by its seed.
+
+use super::sim::{Load, MS, Predicted, Random, SECOND, Sender, Served, Stuck, Takes, jain, simulate};
+use super::*;
+
+fn config(slots: usize) -> SchedConfig {
+    SchedConfig { slots, queue_max: 100_000, tenant_queue_max: 100_000, floors: FloorShares::DEFAULT }
+}
+
+fn batch(takes: Nanos, weight: u32, outstanding: usize) -> Sender {
+    Sender {
+        tenant: TenantKey(0),
+        class: Class::Batch,
+        share: Share { weight, ..Share::ALL },
+        takes: Takes::Fixed(takes),
+        predicted: Predicted::Always(takes, 0),
+        deadline: None,
+        cancelled: 0,
+        batch: None,
+        load: Load::Outstanding(outstanding),
+    }
+}
+
+/// Each sender is a tenant.
+fn run(slots: usize, senders: &[Sender], until: Nanos, seed: u64) -> Vec<Served> {
+    let with_tenant =
+        |(index, sender): (usize, &Sender)| Sender { tenant: TenantKey(index as u64), ..sender.clone() };
+    let senders: Vec<Sender> = senders.iter().enumerate().map(with_tenant).collect();
+    simulate(config(slots), &senders, &[], until, seed)
+}
+
+#[test]
+fn equal_tenants_get_equal_device_time_whatever_their_jobs_take() {
+    for (seed, slots) in [(1, 1), (2, 2), (3, 4)] {
+        // One has a hundred jobs there, one a few, one lies about what they take.
+        let senders = [
+            batch(MS, 1, 100),
+            batch(4 * MS, 1, 8),
+            Sender { predicted: Predicted::Always(1000, 0), ..batch(16 * MS, 1, 8) },
+            batch(64 * MS, 1, 8),
+        ];
+        let served = run(slots, &senders, 200 * SECOND, seed);
+        let index = jain(served.iter().map(|served| served.device as f64));
+        assert!(index >= 0.99, "seed {seed}, {slots} slots: {index}");
+        let used: Nanos = served.iter().map(|served| served.device).sum();
+        assert!(used > 199 * SECOND * slots as u64, "work is conserved: {used}");
+    }
+}
+
+#[test]
+fn weights_are_shares() {
+    for slots in [1, 2] {
+        let senders = [batch(MS, 1, 16), batch(3 * MS, 2, 16), batch(2 * MS, 4, 16)];
+        let served = run(slots, &senders, 100 * SECOND, 7);
+        let total: Nanos = served.iter().map(|served| served.device).sum();
+        for (served, weight) in served.iter().zip([1.0, 2.0, 4.0]) {
+            let (share, wanted) = (served.device as f64 / total as f64, weight / 7.0);
+            assert!((share / wanted - 1.0).abs() < 0.03, "{slots} slots, weight {weight}: {share}");
+        }
+    }
+}
+
+#[test]
+fn somebody_who_waits_for_an_answer_waits_for_one_job_at_most() {
+    let asks = Sender { class: Class::Interactive, load: Load::Poisson(40 * MS), ..batch(MS, 1, 0) };
+    let mut served = run(1, &[asks, batch(10 * MS, 1, 32)], 200 * SECOND, 3);
+    let (used, p99) = (served[0].device, served[0].wait(0.99));
+    // Now and then two come at once.
+    assert!(p99 <= 12 * MS, "{p99}");
+    assert!(served[1].device >= (200 * SECOND - used) * 9 / 10, "{served:?}", served = served[1].device);
+}
+
+#[test]
+fn nobody_starves_and_the_floor_is_kept() {
+    let saturates = Sender { class: Class::Interactive, ..batch(MS, 1, 8) };
+    let standard = Sender { class: Class::Standard, ..batch(2 * MS, 1, 8) };
+    let mut served = run(1, &[saturates, standard, batch(7 * MS, 1, 4)], 100 * SECOND, 5);
+    let total: Nanos = served.iter().map(|served| served.device).sum();
+    let share = |served: &Served| served.device as f64 / total as f64;
+    // A tenth and a twentieth of what the others are served.
+    assert!((share(&served[1]) - 0.091).abs() < 0.01, "{}", share(&served[1]));
+    assert!((share(&served[2]) - 0.0476).abs() < 0.006, "{}", share(&served[2]));
+    let longest = served[2].waits.iter().max().unwrap();
+    assert!(*longest < 2 * SECOND, "{longest}");
+    assert!(served[0].wait(0.99) < 20 * MS);
+}
+
+/// Predictions miss by five percent.
+fn noisy(sender: Sender) -> Sender {
+    Sender { predicted: Predicted::Always(sender.takes.mean(), 5), ..sender }
+}
+
+#[test]
+fn predictions_that_miss_a_little_change_no_shares() {
+    for (long, short, weight) in [(10 * MS, MS, 1), (10 * MS, MS / 10, 1), (100 * MS, MS, 3)] {
+        let senders = [noisy(batch(long, 1, 8)), noisy(batch(short, weight, 8))];
+        let served = run(1, &senders, 100 * SECOND, 11);
+        let share = served[0].device as f64 / (served[0].device + served[1].device) as f64;
+        let wanted = 1.0 / f64::from(1 + weight);
+        assert!((share / wanted - 1.0).abs() < 0.03, "{long} and {short}: {share}");
+    }
+}
+
+#[test]
+fn a_floor_is_no_way_to_run_long_jobs_as_short_ones() {
+    let saturates = Sender { class: Class::Interactive, ..batch(MS, 1, 8) };
+    let lies = Sender { predicted: Predicted::Always(MS, 0), ..batch(100 * MS, 1, 4) };
+    let served = run(1, &[saturates, lies], 200 * SECOND, 13);
+    let share = served[1].device as f64 / (served[0].device + served[1].device) as f64;
+    assert!(share < 0.06, "{share}");
+}
+
+#[test]
+fn deadlines_do_not_keep_a_class_from_its_floor() {
+    let saturates = Sender { class: Class::Interactive, ..batch(MS, 1, 800) };
+    let hurries = Sender { deadline: Some(SECOND), ..batch(10 * MS, 1, 2) };
+    let served = run(1, &[saturates, hurries], 100 * SECOND, 17);
+    let share = served[1].device as f64 / (served[0].device + served[1].device) as f64;
+    assert!(share > 0.04, "{share}, {} were late", served[1].late);
+}
+
+/// One prediction for jobs that take very different times: too high for one, too low for another.
+#[test]
+fn predictions_that_are_always_wrong_change_no_shares() {
+    let wrong =
+        |takes, weight| Sender { predicted: Predicted::Always(2 * MS, 50), ..batch(takes, weight, 32) };
+    for slots in [1, 2] {
+        let senders = [wrong(MS, 1), wrong(3 * MS, 2), wrong(MS / 2, 4)];
+        let served = run(slots, &senders, 50 * SECOND, 19);
+        let total: Nanos = served.iter().map(|served| served.device).sum();
+        for (served, weight) in served.iter().zip([1.0, 2.0, 4.0]) {
+            let off = served.device as f64 / total as f64 / (weight / 7.0) - 1.0;
+            assert!(off.abs() < 0.03, "{slots} slots, weight {weight}: {off}");
+        }
+        // Somebody who comes now and then is not sent behind everybody.
+        let rare = Sender { load: Load::Poisson(50 * MS), ..wrong(MS, 1) };
+        let mut served = run(slots, &[wrong(MS / 2, 1), wrong(MS / 2, 1), rare], 50 * SECOND, 23);
+        assert!(served[2].wait(0.99) < 10 * MS, "{}", served[2].wait(0.99));
+    }
+}
+
+#[test]
+fn shares_hold_with_heavy_tails_bursts_cancellations_and_a_slot_that_hangs() {
+    let learned = |sender: Sender| Sender { predicted: Predicted::Learned, ..sender };
+    let senders = [
+        learned(Sender { takes: Takes::HeavyTailed(2 * MS), ..batch(0, 1, 16) }),
+        learned(Sender { load: Load::Bursts(400, 400 * MS), ..batch(2 * MS, 1, 0) }),
+        learned(Sender { cancelled: 300, ..batch(3 * MS, 1, 16) }),
+        learned(Sender { takes: Takes::About(5 * MS, 60), ..batch(0, 1, 16) }),
+    ];
+    let tenants: Vec<Sender> = senders
+        .iter()
+        .enumerate()
+        .map(|(index, sender)| Sender { tenant: TenantKey(index as u64), ..sender.clone() })
+        .collect();
+    for seed in 1..=3 {
+        let stuck = [Stuck { at: 50 * SECOND, lasts: 2 * SECOND }, Stuck { at: 90 * SECOND, lasts: SECOND }];
+        let served = simulate(config(2), &tenants, &stuck, 400 * SECOND, seed);
+        let index = jain(served.iter().map(|served| served.device as f64));
+        assert!(index >= 0.99, "seed {seed}: {index}");
+        assert!(served[2].cancelled > 1000, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_shared_run_serves_more_and_splits_by_weight() {
+    let key = BatchKey { operation: 0, tenant: None };
+    let together = Batching { key, rows: 1, rows_max: 16, fixed: 900_000, per_row: 100_000 };
+    let sends = |weight, batch| Sender { batch, ..batch_of_one(weight) };
+    let alone = run(1, &[sends(1, None), sends(3, None)], 50 * SECOND, 1);
+    let both = run(1, &[sends(1, Some(together)), sends(3, Some(together))], 50 * SECOND, 1);
+    let done = |served: &[Served]| served.iter().map(|served| served.done).sum::<u64>() as f64;
+    // 16 rows take 2.5 ms instead of 16 ms.
+    assert!(done(&both) / done(&alone) > 6.0, "{} and {}", done(&both), done(&alone));
+    let share = both[1].device as f64 / (both[0].device + both[1].device) as f64;
+    assert!((share - 0.75).abs() < 0.02, "{share}");
+}
+
+fn batch_of_one(weight: u32) -> Sender {
+    batch(MS, weight, 64)
+}
+
+/// Whatever happens, each job ends once, no slot is left unused, and nothing is kept of those who are gone.
+#[test]
+fn random_faults_break_no_invariant() {
+    let jobs: u64 = std::env::var("DIOLKOS_SIM_JOBS").map_or(200_000, |text| text.parse().unwrap());
+    let seed: u64 = std::env::var("DIOLKOS_SIM_SEED").map_or(1, |text| text.parse().unwrap());
+    let mut random = Random::new(seed);
+    let config =
+        SchedConfig { slots: 3, queue_max: 500, tenant_queue_max: 100, floors: FloorShares::DEFAULT };
+    let mut scheduler = Scheduler::new(config);
+    let (mut now, mut job) = (0, 0);
+    let mut running: Vec<JobId> = Vec::new();
+    let mut open: std::collections::HashSet<JobId> = std::collections::HashSet::new();
+    let mut actions = Vec::new();
+    let mut alarm: Option<Nanos> = None;
+    while job < jobs || !open.is_empty() {
+        let choice = random.below(100);
+        let event = if job < jobs && choice < 45 {
+            job += 1;
+            open.insert(JobId(job));
+            let deadline = (random.below(3) == 0).then(|| now + random.exponential(20 * MS));
+            Event::Arrive(Arrival {
+                job: JobId(job),
+                // Tenants come and go.
+                tenant: TenantKey(job / 5000 + random.below(20)),
+                class: CLASSES[random.below(3) as usize],
+                deadline,
+                cost: random.exponential(MS),
+                batch: (random.below(2) == 0).then(|| Batching {
+                    key: BatchKey { operation: random.below(3), tenant: None },
+                    rows: 1 + random.below(4) as u32,
+                    rows_max: 16,
+                    fixed: MS,
+                    per_row: MS / 8,
+                }),
+                run_here: random.below(2) == 0,
+                share: Share {
+                    running_max: 1 + random.below(4) as usize,
+                    waiting_max: 100,
+                    weight: 1 + random.below(9) as u32,
+                },
+            })
+        } else if choice < 48 && !running.is_empty() {
+            Event::Taken(running[random.below(running.len() as u64) as usize])
+        } else if choice < 50 {
+            Event::Cancel(JobId(job.saturating_sub(random.below(50))))
+        } else if !running.is_empty() {
+            // The first slot gets stuck now and then: the others go on.
+            let first = usize::from(running.len() > 1 && random.below(50) != 0 && choice < 60);
+            let at = first + random.below((running.len() - first) as u64) as usize;
+            Event::Finish(running.swap_remove(at), random.exponential(2 * MS))
+        } else if alarm.is_some_and(|at| at <= now) {
+            alarm = None;
+            Event::Tick
+        } else {
+            now += random.exponential(MS);
+            continue;
+        };
+        now += random.below(20_000);
+        actions.clear();
+        scheduler.step(now, event, &mut actions);
+        for action in &actions {
+            match *action {
+                Action::Start(job) | Action::Join(job, _) | Action::RunHere(job) => {
+                    assert!(open.remove(&job), "seed {seed}: {job} ended twice");
+                    running.push(job);
+                }
+                Action::Refuse(job, _) | Action::Expire(job) | Action::Cancelled(job) => {
+                    assert!(open.remove(&job), "seed {seed}: {job} ended twice");
+                }
+                Action::WakeAt(at) => alarm = Some(at),
+            }
+        }
+        assert_eq!((scheduler.running(), scheduler.waiting()), (running.len(), open.len()), "seed {seed}");
+        assert!(
+            scheduler.slots_used() <= 3 && scheduler.tenants.len() <= running.len() + open.len(),
+            "seed {seed}"
+        );
+    }
+    for job in running.drain(..) {
+        scheduler.step(now, Event::Finish(job, MS), &mut Vec::new());
+    }
+    assert_eq!((scheduler.slots_used(), scheduler.tenants.len()), (0, 0), "seed {seed}");
+    assert!(scheduler.classes.iter().all(|class| class.keys() == 0), "seed {seed}");
+}
