@@ -167,11 +167,13 @@ struct State {
 struct Run {
     head: Job,
     mates: Vec<Job>,
+    /// It waits for others who may join it.
+    held: bool,
 }
 
 impl Run {
     fn of_one(head: Job) -> Run {
-        Run { head, mates: Vec::new() }
+        Run { head, mates: Vec::new(), held: false }
     }
 
     /// What the scheduler took it to cost.
@@ -239,7 +241,7 @@ impl Shared {
         mut arrived: Option<Job>,
         on: Thread,
     ) -> Option<Job> {
-        let now = if state.scheduler.has_deadlines() { Instant::now() } else { now };
+        let now = if state.scheduler.needs_time() { Instant::now() } else { now };
         let mut after = After::default();
         for event in events {
             state.step(self.at(now), event, arrived.take(), &mut after);
@@ -262,7 +264,8 @@ impl Shared {
 
     /// The run that is next for a thread.
     fn take_ready(&self, state: &mut State) -> Option<Run> {
-        let run = state.ready.pop_front()?;
+        let next = state.ready.iter().position(|run| !run.held || state.stopping)?;
+        let run = state.ready.remove(next)?;
         if run.head.batching().is_some() {
             let State { scheduler, actions, .. } = state;
             scheduler.step(self.at(run.head.queued()), Event::Taken(run.head.id()), actions);
@@ -346,8 +349,15 @@ impl State {
                 }
                 Action::Join(mate, head) => {
                     let mate = self.take(mate, &mut arrived);
-                    let run = self.ready.iter_mut().rev().find(|run| run.head.id() == head);
-                    run.expect("a run that is joined was started and not taken").mates.push(mate);
+                    self.started(head).mates.push(mate);
+                }
+                Action::Hold(head) => {
+                    self.started(head).held = true;
+                    after.start -= 1;
+                }
+                Action::Go(head) => {
+                    self.started(head).held = false;
+                    after.start += 1;
                 }
                 Action::RunHere(job) => {
                     self.ran_here += 1;
@@ -363,6 +373,12 @@ impl State {
         if let Some(job) = arrived {
             self.waiting.insert(job.id(), job);
         }
+    }
+
+    /// A run that was started and that no thread took yet.
+    fn started(&mut self, head: JobId) -> &mut Run {
+        let run = self.ready.iter_mut().rev().find(|run| run.head.id() == head);
+        run.expect("no thread took it, or the scheduler would not name it")
     }
 
     /// The job an action names: the one that just arrived, or one that waits.

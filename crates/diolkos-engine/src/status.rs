@@ -75,7 +75,12 @@ pub(crate) fn of_scheduler(ended_by: Action) -> Status {
         Action::Refuse(_, Full::Late(wait)) => late_when_it_came(wait),
         Action::Expire(_) => late_while_waiting(),
         Action::Cancelled(_) => cancelled_while_waiting(),
-        Action::Start(_) | Action::Join(..) | Action::RunHere(_) | Action::WakeAt(_) => {
+        Action::Start(_)
+        | Action::Join(..)
+        | Action::Hold(_)
+        | Action::Go(_)
+        | Action::RunHere(_)
+        | Action::WakeAt(_) => {
             unreachable!("these end no job")
         }
     }

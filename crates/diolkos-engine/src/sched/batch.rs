@@ -4,8 +4,8 @@
 //! A run of an operation on many rows can cost less than as many runs on one: weights are read once for all of them. So when
 //! a job is next, jobs of its class that wait for the same operation may join it. Who joins is who would be next of them: fair
 //! queueing goes on among their tenants, so that a tenant's part of a run is bounded by its weight while others have jobs that
-//! fit. Nobody waits for company: what waits when a slot is free is what there is, so that runs are of one job
-//! when there is little to do, and grow with the load.
+//! fit. With little to do runs are of one job, and they grow with the load: what waits when a slot is free is what there is, who comes before
+//! a thread took a run joins it, and while many are usual a run is held up for a moment ([`super::crowd`]), if nobody else waits for the slot.
 //!
 //! A run of `r` rows is predicted to cost `fixed + r * per_row`, and each job is charged for its rows.
 
@@ -15,6 +15,7 @@ use std::collections::{BinaryHeap, HashMap};
 use diolkos_types::{BuildSpread, JobId};
 
 use super::class::{ClassQueue, Place, Queued, Virtual, virtual_time};
+use super::crowd::Hold;
 use super::tenants::Tenants;
 use super::{Class, Nanos, TenantKey};
 
@@ -58,7 +59,7 @@ impl Batching {
     }
 }
 
-/// Runs that were started and that no thread took yet: who comes until then joins.
+/// Runs that were started and that no thread took yet: who comes until then joins. There are never more of them than slots.
 #[derive(Debug, Default)]
 pub(super) struct OpenRuns(HashMap<(Class, BatchKey), Open, BuildSpread>);
 
@@ -67,25 +68,58 @@ struct Open {
     head: JobId,
     rows: u32,
     rows_max: u32,
+    /// No thread takes it yet.
+    hold: Option<Hold>,
+}
+
+/// A run that a job joins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Joined {
+    /// The job that it began with.
+    pub(super) head: JobId,
+    /// Rows that it has now.
+    pub(super) rows: u32,
+    /// It was held up, and has enough now.
+    pub(super) goes: bool,
 }
 
 impl OpenRuns {
     /// A run was started with so many rows. Of two with the same key only the newer one is joined.
-    pub(super) fn open(&mut self, class: Class, head: JobId, batch: Batching, rows: u32) {
+    pub(super) fn open(&mut self, class: Class, head: JobId, batch: Batching, rows: u32, hold: Option<Hold>) {
         if rows < batch.rows_max {
-            self.0.insert((class, batch.key), Open { head, rows, rows_max: batch.rows_max });
+            self.0.insert((class, batch.key), Open { head, rows, rows_max: batch.rows_max, hold });
         }
     }
 
-    /// The run that a job joins, and the rows that it has then.
-    pub(super) fn join(&mut self, class: Class, batch: Batching) -> Option<(JobId, u32)> {
+    /// Whether a run is held up that a job may join.
+    pub(super) fn is_held(&self, class: Class, batch: Batching) -> bool {
+        self.0.get(&(class, batch.key)).is_some_and(|open| open.hold.is_some())
+    }
+
+    /// Lets a job join, if there is a run with room for it.
+    pub(super) fn join(&mut self, class: Class, batch: Batching) -> Option<Joined> {
         let open = self.0.get_mut(&(class, batch.key))?;
         let rows = open.rows.checked_add(batch.rows).filter(|&rows| rows <= open.rows_max)?;
         open.rows = rows;
-        Some((open.head, rows))
+        let goes = open.hold.take_if(|hold| rows >= hold.rows).is_some();
+        Some(Joined { head: open.head, rows, goes })
     }
 
-    /// Nobody joins the run of this job any more. There are never more of them than slots.
+    /// When the first run is due that is held up.
+    pub(super) fn first_due(&self) -> Option<Nanos> {
+        self.0.values().filter_map(|open| open.hold).map(|hold| hold.until).min()
+    }
+
+    /// Lets runs go that were held up, until now; `None` = all of them. In the order of their jobs.
+    pub(super) fn let_go(&mut self, now: Option<Nanos>) -> Vec<JobId> {
+        let due = |hold: &mut Hold| now.is_none_or(|now| hold.until <= now);
+        let held = self.0.values_mut().filter_map(|open| open.hold.take_if(due).map(|_| open.head));
+        let mut going: Vec<JobId> = held.collect();
+        going.sort_unstable();
+        going
+    }
+
+    /// Nobody joins the run of this job any more.
     pub(super) fn close(&mut self, head: JobId) {
         if !self.0.is_empty() {
             self.0.retain(|_, open| open.head != head);

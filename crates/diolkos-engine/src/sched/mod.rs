@@ -35,6 +35,7 @@
 
 pub mod batch;
 pub mod class;
+pub mod crowd;
 pub mod floors;
 #[cfg(test)]
 mod model;
@@ -50,9 +51,10 @@ use std::collections::{BTreeSet, HashMap};
 pub use diolkos_backend::endpoint::Class;
 use diolkos_types::{BuildSpread, JobId};
 
-use batch::OpenRuns;
 pub use batch::{BatchKey, Batching};
+use batch::{Joined, OpenRuns};
 use class::{ClassQueue, Place, Queued};
+use crowd::{Crowds, Hold};
 pub use floors::FloorShares;
 use floors::Floors;
 use tenants::Tenants;
@@ -130,6 +132,10 @@ pub enum Action {
     Start(JobId),
     /// Let the first job share the run of the second, which was started and not taken yet.
     Join(JobId, JobId),
+    /// Don't take this run, which was just started, until it goes: others may join it.
+    Hold(JobId),
+    /// Let a run be taken that was held up.
+    Go(JobId),
     /// Run this job, which just arrived, on the thread that brought it. It holds a slot all the same.
     RunHere(JobId),
     /// Answer that there is no room for it.
@@ -172,6 +178,7 @@ struct Waiting {
     tenant: TenantKey,
     class: Class,
     place: Place,
+    batch: Option<Batching>,
 }
 
 /// What a running job was charged, and to whom.
@@ -184,6 +191,7 @@ struct Running {
     due: bool,
     /// It holds a slot. Those who joined it do not.
     slot: bool,
+    batch: Option<Batching>,
 }
 
 /// The scheduler of one device.
@@ -197,6 +205,7 @@ pub struct Scheduler {
     running: HashMap<JobId, Running, BuildSpread>,
     slots_used: usize,
     open: OpenRuns,
+    crowds: Crowds,
     deadlines: BTreeSet<(Nanos, JobId)>,
     arrivals: u64,
     wake_at: Option<Nanos>,
@@ -216,6 +225,7 @@ impl Scheduler {
             running: HashMap::default(),
             slots_used: 0,
             open: OpenRuns::default(),
+            crowds: Crowds::default(),
             deadlines: BTreeSet::new(),
             arrivals: 0,
             wake_at: None,
@@ -240,10 +250,10 @@ impl Scheduler {
         self.slots_used
     }
 
-    /// Whether some job that waits has a deadline.
+    /// Whether what a step does depends on the time: some job has a deadline, or a run is held up.
     #[must_use]
-    pub fn has_deadlines(&self) -> bool {
-        !self.deadlines.is_empty()
+    pub fn needs_time(&self) -> bool {
+        !self.deadlines.is_empty() || self.open.first_due().is_some()
     }
 
     /// Takes in what happened and appends what to do about it to `actions`.
@@ -265,7 +275,11 @@ impl Scheduler {
             Event::Tick => self.wake_at = None,
         }
         self.expire(now, actions);
-        self.fill_slots(actions);
+        self.fill_slots(now, actions);
+        // Nobody waits for a slot that is held up for company.
+        let somebody_waits = self.classes.iter().any(ClassQueue::has_line);
+        let going = self.open.let_go((!somebody_waits).then_some(now));
+        actions.extend(going.into_iter().map(Action::Go));
         self.set_timer(actions);
     }
 
@@ -276,25 +290,30 @@ impl Scheduler {
         if deadline.is_some_and(|deadline| deadline <= now) {
             return actions.push(Action::Expire(job));
         }
+        if self.tenants.has_room(tenant)
+            && let Some(batch) = arrival.batch.filter(|batch| self.open.is_held(class, *batch))
+            && self.join(&arrival, batch, actions)
+        {
+            return;
+        }
         // No slot is free while somebody waits who may run, so with a free one this job is next.
         if self.slots_used < self.config.slots && self.tenants.has_room(tenant) {
             let weight = self.tenants.weight(tenant);
             self.classes[class as usize].start_at_once(tenant, weight, alone);
-            self.begin(job, Running { tenant, class, cost: alone, due: false, slot: true });
-            if !run_here && let Some(batch) = arrival.batch {
-                self.open.open(class, job, batch, batch.rows);
+            self.crowds.comes(class, arrival.batch);
+            let batch = arrival.batch;
+            self.begin(job, Running { tenant, class, cost: alone, due: false, slot: true, batch });
+            actions.push(if run_here { Action::RunHere(job) } else { Action::Start(job) });
+            if let Some(batch) = batch.filter(|_| !run_here) {
+                self.open(now, class, job, batch, batch.rows, deadline, actions);
             }
-            return actions.push(if run_here { Action::RunHere(job) } else { Action::Start(job) });
+            return;
         }
         if self.tenants.has_room(tenant)
             && let Some(batch) = arrival.batch
-            && let Some((head, rows)) = self.open.join(class, batch)
+            && self.join(&arrival, batch, actions)
         {
-            let cost = batch.part_of(rows).max(COST_MIN);
-            let weight = self.tenants.weight(tenant);
-            self.classes[class as usize].start_at_once(tenant, weight, cost);
-            self.begin(job, Running { tenant, class, cost, due: false, slot: false });
-            return actions.push(Action::Join(job, head));
+            return;
         }
         if self.waiting.len() >= self.config.queue_max {
             return actions.push(Action::Refuse(job, Full::Device));
@@ -312,7 +331,8 @@ impl Scheduler {
             self.deadlines.insert((deadline, job));
         }
         self.arrivals += 1;
-        let known = self.waiting.insert(job, Waiting { tenant, class, place });
+        self.crowds.comes(class, arrival.batch);
+        let known = self.waiting.insert(job, Waiting { tenant, class, place, batch: arrival.batch });
         assert!(known.is_none(), "job {job} arrived twice");
         let queued = Queued { job, alone, cost, batch: arrival.batch };
         self.classes[class as usize].push(tenant, self.tenants.weight(tenant), place, queued);
@@ -321,6 +341,44 @@ impl Scheduler {
             self.classes[class as usize].line_up(tenant);
         } else {
             self.classes[class as usize].step_out(tenant);
+        }
+    }
+
+    /// A job that comes joins a run that no thread took yet, if there is one with room.
+    fn join(&mut self, arrival: &Arrival, batch: Batching, actions: &mut Vec<Action>) -> bool {
+        let Arrival { job, tenant, class, .. } = *arrival;
+        let Some(Joined { head, rows, goes }) = self.open.join(class, batch) else { return false };
+        let cost = batch.part_of(rows).max(COST_MIN);
+        let weight = self.tenants.weight(tenant);
+        self.crowds.comes(class, arrival.batch);
+        self.classes[class as usize].start_at_once(tenant, weight, cost);
+        self.begin(job, Running { tenant, class, cost, due: false, slot: false, batch: arrival.batch });
+        actions.push(Action::Join(job, head));
+        if goes {
+            actions.push(Action::Go(head));
+        }
+        true
+    }
+
+    /// A run was started that others may join; perhaps it waits for them.
+    #[allow(clippy::too_many_arguments, reason = "it is what is known of the run")]
+    fn open(
+        &mut self,
+        now: Nanos,
+        class: Class,
+        head: JobId,
+        batch: Batching,
+        rows: u32,
+        deadline: Option<Nanos>,
+        actions: &mut Vec<Action>,
+    ) {
+        let nobody_waits = !self.classes.iter().any(ClassQueue::has_line);
+        let hold = self.crowds.hold(now, class, batch, rows, self.config.slots);
+        let in_time = |hold: &Hold| deadline.is_none_or(|deadline| hold.until < deadline);
+        let hold = hold.filter(|hold| nobody_waits && in_time(hold));
+        self.open.open(class, head, batch, rows, hold);
+        if hold.is_some() {
+            actions.push(Action::Hold(head));
         }
     }
 
@@ -337,7 +395,7 @@ impl Scheduler {
                 // Those who wait go before the one that just comes.
                 self.line_up(tenant);
                 self.expire(now, actions);
-                self.fill_slots(actions);
+                self.fill_slots(now, actions);
             }
             (true, false) => self.classes.iter_mut().for_each(|class| class.step_out(tenant)),
             _ => {}
@@ -358,7 +416,7 @@ impl Scheduler {
 
     /// Notes that a job runs, which its class charged.
     fn begin(&mut self, job: JobId, running: Running) {
-        let Running { tenant, class, cost, due, slot } = running;
+        let Running { tenant, class, cost, due, slot, .. } = running;
         self.slots_used += usize::from(slot);
         self.tenants.runs(tenant);
         let known = self.running.insert(job, running);
@@ -386,7 +444,7 @@ impl Scheduler {
         }
         self.classes[class as usize].start_waited(tenant, self.tenants.weight(tenant), cost);
         self.tenants.waits_no_more(tenant);
-        self.begin(queued.job, Running { tenant, class, cost, due, slot });
+        self.begin(queued.job, Running { tenant, class, cost, due, slot, batch: queued.batch });
     }
 
     /// A class has so much of the device, and those who wait are owed a part of it.
@@ -395,10 +453,11 @@ impl Scheduler {
     }
 
     fn finish(&mut self, job: JobId, took: Nanos) {
-        let Running { tenant, class, cost, due, slot } =
+        let Running { tenant, class, cost, due, slot, batch } =
             self.running.remove(&job).expect("a job finishes that runs");
         self.slots_used -= usize::from(slot);
         self.open.close(job);
+        self.crowds.goes(class, batch);
         let took = took.max(COST_MIN);
         self.classes[class as usize].correct(tenant, self.tenants.weight(tenant), cost, took);
         let was_full = !self.tenants.has_room(tenant);
@@ -430,15 +489,15 @@ impl Scheduler {
         }
     }
 
-    fn fill_slots(&mut self, actions: &mut Vec<Action>) {
+    fn fill_slots(&mut self, now: Nanos, actions: &mut Vec<Action>) {
         while self.slots_used < self.config.slots {
             let Some((class, due)) = self.next_class() else { return };
-            self.start_next(class, due, actions);
+            self.start_next(now, class, due, actions);
         }
     }
 
     /// Starts the job of a class that is next, with those who share its run.
-    fn start_next(&mut self, class: Class, due: bool, actions: &mut Vec<Action>) {
+    fn start_next(&mut self, now: Nanos, class: Class, due: bool, actions: &mut Vec<Action>) {
         let queue = &mut self.classes[class as usize];
         let (tenant, place, _) = queue.next().expect("the caller saw somebody in line");
         let head = queue.take(tenant, place);
@@ -460,7 +519,8 @@ impl Scheduler {
             self.begin_waiting(class, tenant, mate, part(&mate), due, false);
             actions.push(Action::Join(mate.job, head.job));
         }
-        self.open.open(class, head.job, batch, rows);
+        let deadline = (place.0 < Nanos::MAX).then_some(place.0);
+        self.open(now, class, head.job, batch, rows, deadline, actions);
     }
 
     /// The most urgent class with somebody in line, unless a floor is due; and whether that is why.
@@ -473,7 +533,8 @@ impl Scheduler {
     }
 
     fn set_timer(&mut self, actions: &mut Vec<Action>) {
-        let next = self.deadlines.first().map(|&(deadline, _)| deadline);
+        let deadline = self.deadlines.first().map(|&(deadline, _)| deadline);
+        let next = deadline.into_iter().chain(self.open.first_due()).min();
         if next != self.wake_at {
             self.wake_at = next;
             actions.extend(next.map(Action::WakeAt));
@@ -481,7 +542,8 @@ impl Scheduler {
     }
 
     fn remove(&mut self, job: JobId) -> bool {
-        let Some(Waiting { tenant, class, place }) = self.waiting.remove(&job) else { return false };
+        let Some(Waiting { tenant, class, place, batch }) = self.waiting.remove(&job) else { return false };
+        self.crowds.goes(class, batch);
         self.classes[class as usize].take(tenant, place);
         self.tenants.waits_no_more(tenant);
         self.tenants.forget_idle(tenant);

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::class::Virtual;
+use super::crowd::HOLD_MAX;
 use super::*;
 
 /// What the model knows of a job that waits.
@@ -29,6 +30,18 @@ impl Plain {
     }
 }
 
+/// A run that no thread took yet.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    class: Class,
+    key: BatchKey,
+    head: JobId,
+    rows: u32,
+    rows_max: u32,
+    /// It waits for company until then, or for so many rows.
+    hold: Option<(Nanos, u32)>,
+}
+
 #[derive(Debug)]
 pub(super) struct Model {
     config: SchedConfig,
@@ -41,8 +54,9 @@ pub(super) struct Model {
     started: [Virtual; 3],
     latest: [Virtual; 3],
     aside: [i64; 3],
-    /// Runs that no thread took yet: class, head, key, rows, and how many they may be.
-    open: Vec<(Class, JobId, BatchKey, u32, u32)>,
+    open: Vec<Open>,
+    /// By class and key: sixteen times the rows that there usually are.
+    usual: BTreeMap<(Class, BatchKey), u64>,
     /// Tenants with jobs that may not run more.
     held: BTreeSet<(Class, TenantKey)>,
     arrivals: u64,
@@ -61,6 +75,7 @@ impl Model {
             latest: [0; 3],
             aside: [0; 3],
             open: Vec::new(),
+            usual: BTreeMap::new(),
             held: BTreeSet::new(),
             arrivals: 0,
         }
@@ -71,7 +86,7 @@ impl Model {
         match event {
             Event::Arrive(arrival) => self.arrive(now, arrival, &mut actions),
             Event::Taken(job) => {
-                self.open.retain(|open| open.1 != job);
+                self.open.retain(|open| open.head != job);
                 return actions;
             }
             Event::Finish(job, took) => self.finish(job, took.max(COST_MIN)),
@@ -85,8 +100,44 @@ impl Model {
             Event::Tick => {}
         }
         self.expire(now, &mut actions);
-        self.fill(&mut actions);
+        self.fill(now, &mut actions);
+        let somebody_waits = self.somebody_waits();
+        self.open.sort_unstable_by_key(|open| open.head);
+        for open in &mut self.open {
+            if open.hold.is_some_and(|(until, _)| somebody_waits || until <= now) {
+                open.hold = None;
+                actions.push(Action::Go(open.head));
+            }
+        }
         actions
+    }
+
+    /// Somebody could use a slot.
+    fn somebody_waits(&self) -> bool {
+        self.waiting.iter().any(|plain| self.has_room(plain.arrival.tenant))
+    }
+
+    /// When the first run is due that is held up.
+    pub(super) fn first_due(&self) -> Option<Nanos> {
+        self.open.iter().filter_map(|open| open.hold).map(|(until, _)| until).min()
+    }
+
+    /// A job came: rows that wait or run, with its own, go into what is usual.
+    fn counts(&mut self, class: Class, batch: Option<Batching>) {
+        let Some(batch) = batch else { return };
+        let rows = |job: &Arrival| {
+            let same = job.batch.filter(|other| (job.class, other.key) == (class, batch.key));
+            same.map_or(0, |other| u64::from(other.rows))
+        };
+        let waiting: u64 = self.waiting.iter().map(|plain| rows(&plain.arrival)).sum();
+        let running = self.running.iter().filter(|(_, running)| running.class == class);
+        let running: u64 = running
+            .filter_map(|(_, running)| running.batch)
+            .filter(|other| other.key == batch.key)
+            .map(|batch| u64::from(batch.rows))
+            .sum();
+        let usual = self.usual.entry((class, batch.key)).or_default();
+        *usual = *usual - *usual / 16 + waiting + running + u64::from(batch.rows);
     }
 
     pub(super) fn has_room(&self, tenant: TenantKey) -> bool {
@@ -157,7 +208,7 @@ impl Model {
     }
 
     fn finish(&mut self, job: JobId, took: Nanos) {
-        self.open.retain(|open| open.1 != job);
+        self.open.retain(|open| open.head != job);
         let at = self.running.iter().position(|&(running, _)| running == job).unwrap();
         let (_, Running { tenant, class, cost, due, .. }) = self.running.remove(at);
         let start = self.start_of(class, tenant);
@@ -198,7 +249,7 @@ impl Model {
         }
     }
 
-    fn fill(&mut self, actions: &mut Vec<Action>) {
+    fn fill(&mut self, now: Nanos, actions: &mut Vec<Action>) {
         while self.slots_used() < self.config.slots {
             let next: Vec<&Plain> = CLASSES.into_iter().filter_map(|class| self.next_of(class)).collect();
             let due = |plain: &&&Plain| {
@@ -215,25 +266,61 @@ impl Model {
             let rows = |plain: &Plain| plain.arrival.batch.map_or(0, |batch| batch.rows);
             let all: u32 = mates.iter().chain([&next]).map(rows).sum();
             let alone = mates.is_empty();
-            if let Some(batch) = next.arrival.batch {
-                self.opens(next.arrival.class, head, batch, all);
-            }
+            let arrival = next.arrival;
             for plain in [next].into_iter().chain(mates) {
                 let Arrival { job, tenant, class, batch, .. } = plain.arrival;
                 self.waiting.retain(|plain| plain.arrival.job != job);
                 let part = batch.filter(|_| !alone).map(|batch| batch.part_of(all).max(COST_MIN));
                 let cost = part.unwrap_or(plain.alone());
-                self.begin(job, Running { tenant, class, cost, due, slot: job == head });
+                self.begin(job, Running { tenant, class, cost, due, slot: job == head, batch });
                 actions.push(if job == head { Action::Start(job) } else { Action::Join(job, head) });
             }
+            self.opens(now, &arrival, all, actions);
         }
     }
 
-    fn opens(&mut self, class: Class, head: JobId, batch: Batching, rows: u32) {
-        if rows < batch.rows_max {
-            self.open.retain(|open| (open.0, open.2) != (class, batch.key));
-            self.open.push((class, head, batch.key, rows, batch.rows_max));
+    fn opens(&mut self, now: Nanos, arrival: &Arrival, rows: u32, actions: &mut Vec<Action>) {
+        let Arrival { job: head, class, batch, deadline, .. } = *arrival;
+        let Some(batch) = batch else { return };
+        let usual = self.usual[&(class, batch.key)] / 16 / self.config.slots as u64;
+        let wanted = u32::try_from(usual).unwrap().min(batch.rows_max);
+        let until = now + (batch.fixed / 2).min(HOLD_MAX);
+        let holds = rows < wanted
+            && until > now
+            && deadline.is_none_or(|deadline| until < deadline)
+            && !self.somebody_waits();
+        let (key, rows_max) = (batch.key, batch.rows_max);
+        if rows < rows_max {
+            self.open.retain(|open| (open.class, open.key) != (class, key));
+            let hold = holds.then_some((until, wanted));
+            self.open.push(Open { class, key, head, rows, rows_max, hold });
         }
+        if holds {
+            actions.push(Action::Hold(head));
+        }
+    }
+
+    /// A job joins a run that no thread took yet, if it may and there is one.
+    fn joins(&mut self, arrival: &Arrival, held: bool, actions: &mut Vec<Action>) -> bool {
+        let Arrival { job, tenant, class, batch, .. } = *arrival;
+        let Some(batch) = batch.filter(|_| self.has_room(tenant)) else { return false };
+        let fits = |open: &&mut Open| {
+            (open.class, open.key) == (class, batch.key)
+                && open.rows + batch.rows <= open.rows_max
+                && (!held || open.hold.is_some())
+        };
+        let Some(open) = self.open.iter_mut().find(fits) else { return false };
+        open.rows += batch.rows;
+        let goes = open.hold.take_if(|(_, wanted)| open.rows >= *wanted).is_some();
+        let (head, cost) = (open.head, batch.part_of(open.rows).max(COST_MIN));
+        self.counts(class, arrival.batch);
+        self.come_back(class, tenant);
+        self.begin(job, Running { tenant, class, cost, due: false, slot: false, batch: arrival.batch });
+        actions.push(Action::Join(job, head));
+        if goes {
+            actions.push(Action::Go(head));
+        }
+        true
     }
 
     /// Who joins a job that is next and does not wait any more: one after the other, whoever would be next of those who may.
@@ -286,34 +373,26 @@ impl Model {
         self.hold_or_let_go(tenant);
         if !had_room && self.has_room(tenant) {
             self.expire(now, actions);
-            self.fill(actions);
+            self.fill(now, actions);
         }
         let plain = Plain { arrival, order: self.arrivals };
         let mine = self.waiting.iter().filter(|plain| plain.arrival.tenant == tenant).count();
         if arrival.deadline.is_some_and(|deadline| deadline <= now) {
             actions.push(Action::Expire(job));
+        } else if self.joins(&arrival, true, actions) {
         } else if self.slots_used() < self.config.slots && self.has_room(tenant) {
             self.come_back(class, tenant);
-            self.begin(job, Running { tenant, class, cost: plain.alone(), due: false, slot: true });
+            self.counts(class, arrival.batch);
+            self.begin(
+                job,
+                Running { tenant, class, cost: plain.alone(), due: false, slot: true, batch: arrival.batch },
+            );
             let start = if arrival.run_here { Action::RunHere } else { Action::Start };
             actions.push(start(job));
-            if !arrival.run_here
-                && let Some(batch) = arrival.batch
-            {
-                self.opens(class, job, batch, batch.rows);
+            if !arrival.run_here {
+                self.opens(now, &arrival, arrival.batch.map_or(0, |batch| batch.rows), actions);
             }
-        } else if self.has_room(tenant)
-            && let Some(batch) = arrival.batch
-            && let Some(open) = self
-                .open
-                .iter_mut()
-                .find(|open| (open.0, open.2) == (class, batch.key) && open.3 + batch.rows <= open.4)
-        {
-            open.3 += batch.rows;
-            let (head, cost) = (open.1, batch.part_of(open.3).max(COST_MIN));
-            self.come_back(class, tenant);
-            self.begin(job, Running { tenant, class, cost, due: false, slot: false });
-            actions.push(Action::Join(job, head));
+        } else if self.joins(&arrival, false, actions) {
         } else if self.waiting.len() >= self.config.queue_max {
             actions.push(Action::Refuse(job, Full::Device));
         } else if mine >= self.config.tenant_queue_max.min(share.waiting_max) {
@@ -330,6 +409,7 @@ impl Model {
             if first {
                 self.come_back(class, tenant);
             }
+            self.counts(class, arrival.batch);
             self.waiting.push(plain);
             self.arrivals += 1;
             self.hold_or_let_go(tenant);

@@ -228,6 +228,8 @@ struct Simulation<'a> {
     served: Vec<Served>,
     jobs: HashMap<JobId, Job, BuildSpread>,
     runs: HashMap<JobId, Run, BuildSpread>,
+    /// Runs that were started and wait for company.
+    held: HashMap<JobId, Run, BuildSpread>,
     events: BinaryHeap<Reverse<(Nanos, u64, Happens)>>,
     /// Keeps the order of what happens at once.
     order: u64,
@@ -253,6 +255,7 @@ pub fn simulate(
         served: vec![Served::default(); senders.len()],
         jobs: HashMap::default(),
         runs: HashMap::default(),
+        held: HashMap::default(),
         events: BinaryHeap::new(),
         order: 0,
         learned: vec![None; senders.len()],
@@ -352,8 +355,18 @@ impl Simulation<'_> {
                 Action::Start(job) | Action::RunHere(job) => {
                     self.launch(now, run.replace(Run { jobs: vec![job], began: now }));
                 }
-                Action::Join(job, _) => {
-                    run.as_mut().expect("a job joins one that was started").jobs.push(job)
+                Action::Join(job, head) => {
+                    let started = run.as_mut().filter(|run| run.jobs[0] == head);
+                    let joined = started.or_else(|| self.held.get_mut(&head));
+                    joined.expect("a job joins one that was started").jobs.push(job);
+                }
+                Action::Hold(head) => {
+                    let run = run.take().expect("a run is held up that was just started");
+                    self.held.insert(head, run);
+                }
+                Action::Go(head) => {
+                    let going = self.held.remove(&head);
+                    self.launch(now, going);
                 }
                 Action::Refuse(job, _) | Action::Expire(job) => {
                     let index = self.take(job).sender;

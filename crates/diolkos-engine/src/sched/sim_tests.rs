@@ -195,6 +195,7 @@ fn random_faults_break_no_invariant() {
     let mut open: std::collections::HashSet<JobId> = std::collections::HashSet::new();
     let mut actions = Vec::new();
     let mut alarm: Option<Nanos> = None;
+    let mut held: std::collections::HashSet<JobId> = std::collections::HashSet::new();
     while job < jobs || !open.is_empty() {
         let choice = random.below(100);
         let event = if job < jobs && choice < 45 {
@@ -223,13 +224,22 @@ fn random_faults_break_no_invariant() {
                 },
             })
         } else if choice < 48 && !running.is_empty() {
-            Event::Taken(running[random.below(running.len() as u64) as usize])
+            let job = running[random.below(running.len() as u64) as usize];
+            if held.contains(&job) {
+                continue;
+            }
+            Event::Taken(job)
         } else if choice < 50 {
             Event::Cancel(JobId(job.saturating_sub(random.below(50))))
         } else if !running.is_empty() {
             // The first slot gets stuck now and then: the others go on.
             let first = usize::from(running.len() > 1 && random.below(50) != 0 && choice < 60);
             let at = first + random.below((running.len() - first) as u64) as usize;
+            if held.contains(&running[at]) {
+                // What is held up does not run, but it goes when it is time.
+                now = alarm.map_or(now, |at| now.max(at));
+                continue;
+            }
             Event::Finish(running.swap_remove(at), random.exponential(2 * MS))
         } else if alarm.is_some_and(|at| at <= now) {
             alarm = None;
@@ -251,6 +261,8 @@ fn random_faults_break_no_invariant() {
                     assert!(open.remove(&job), "seed {seed}: {job} ended twice");
                 }
                 Action::WakeAt(at) => alarm = Some(at),
+                Action::Hold(job) => assert!(held.insert(job), "seed {seed}"),
+                Action::Go(job) => assert!(held.remove(&job), "seed {seed}"),
             }
         }
         assert_eq!((scheduler.running(), scheduler.waiting()), (running.len(), open.len()), "seed {seed}");
@@ -264,4 +276,5 @@ fn random_faults_break_no_invariant() {
     }
     assert_eq!((scheduler.slots_used(), scheduler.tenants.len()), (0, 0), "seed {seed}");
     assert!(scheduler.classes.iter().all(|class| class.keys() == 0), "seed {seed}");
+    assert_eq!(scheduler.crowds.rows(), 0, "seed {seed}");
 }

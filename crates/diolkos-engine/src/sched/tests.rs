@@ -133,6 +133,8 @@ proptest! {
             for action in actions {
                 if let Action::WakeAt(at) = action {
                     alarm = Some(at);
+                }
+                if let Action::WakeAt(_) | Action::Hold(_) | Action::Go(_) = action {
                     continue;
                 }
                 let (Action::Start(job) | Action::Join(job, _) | Action::RunHere(job) | Action::Refuse(job, _) | Action::Expire(job)
@@ -142,7 +144,8 @@ proptest! {
             prop_assert!(scheduler.slots_used() <= slots);
             prop_assert_eq!(scheduler.slots_used(), model.slots_used());
             prop_assert_eq!((scheduler.running(), scheduler.waiting()), (model.running.len(), model.waiting.len()));
-            let first = model.waiting.iter().filter_map(|plain| plain.arrival.deadline).min();
+            let deadlines = model.waiting.iter().filter_map(|plain| plain.arrival.deadline);
+            let first = deadlines.chain(model.first_due()).min();
             prop_assert!(first.is_none() || alarm.is_some_and(|at| Some(at) <= first), "nobody wakes for {first:?}");
             let idle_slot = scheduler.slots_used() < slots;
             let may_run = model.waiting.iter().any(|plain| model.has_room(plain.arrival.tenant));
@@ -359,4 +362,58 @@ fn who_comes_before_a_thread_took_the_run_joins_it() {
     let mut scheduler = Scheduler::new(CONFIG);
     come(&mut scheduler, Arrival { run_here: true, ..batched(1, 0) });
     assert_eq!(come(&mut scheduler, batched(2, 1)), []);
+}
+
+/// A scheduler at which eight clients usually are, and nobody is now.
+fn crowded() -> Scheduler {
+    let mut scheduler = Scheduler::new(CONFIG);
+    for round in 0..20 {
+        for client in 0..8 {
+            scheduler.step(0, Event::Arrive(batched(10 * round + client, client)), &mut Vec::new());
+        }
+        let mut running: Vec<JobId> = scheduler.running.keys().copied().collect();
+        while let Some(job) = running.pop() {
+            let mut actions = Vec::new();
+            scheduler.step(5000, Event::Finish(job, 5000), &mut actions);
+            running.extend(actions.iter().filter_map(|action| match action {
+                Action::Start(job) | Action::Join(job, _) => Some(*job),
+                _ => None,
+            }));
+        }
+    }
+    assert_eq!((scheduler.running(), scheduler.waiting()), (0, 0));
+    scheduler
+}
+
+#[test]
+fn while_many_are_usual_a_run_waits_a_moment_for_them() {
+    let mut scheduler = crowded();
+    let mut actions = Vec::new();
+    let first = JobId(500);
+    scheduler.step(10_000, Event::Arrive(batched(500, 0)), &mut actions);
+    // Half of what a run costs whatever its rows.
+    assert_eq!(actions, [Action::Start(first), Action::Hold(first), Action::WakeAt(14_000)]);
+    assert_eq!(
+        step(&mut scheduler, 11_000, Event::Arrive(batched(501, 1))),
+        [Action::Join(JobId(501), first)]
+    );
+    assert_eq!(step(&mut scheduler, 14_000, Event::Tick), [Action::Go(first)], "they don't come");
+    // Or until there are as many as usual.
+    let mut scheduler = crowded();
+    let mut last = Vec::new();
+    for job in 500..508 {
+        last = step(&mut scheduler, 10_000, Event::Arrive(batched(job, job % 8)));
+        if last.contains(&Action::Go(first)) {
+            break;
+        }
+    }
+    assert!(matches!(last[..], [Action::Join(..), Action::Go(_)]) && scheduler.running() > 2, "{last:?}");
+    // Or until somebody waits for the slot.
+    let mut scheduler = crowded();
+    step(&mut scheduler, 10_000, Event::Arrive(batched(500, 0)));
+    assert_eq!(step(&mut scheduler, 10_001, Event::Arrive(arrival(501, 1))), [Action::Go(first)]);
+    // A deadline is not missed for it.
+    let mut scheduler = crowded();
+    let hurries = Arrival { deadline: Some(12_000), ..batched(500, 0) };
+    assert_eq!(step(&mut scheduler, 10_000, Event::Arrive(hurries)), [Action::Start(first)]);
 }

@@ -2,9 +2,9 @@
 //! What is measured in a round.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use diolkos_engine::{Class, Request, Session};
+use diolkos_engine::{Class, Session};
 
 use super::drive::{Driven, Load, Sends, drive};
 use super::node::{Node, name, open};
@@ -41,6 +41,7 @@ pub(super) struct Bench {
     unbatched: Node,
     mlp: PathBuf,
     mobilenet: Option<PathBuf>,
+    slots: usize,
     length: Duration,
 }
 
@@ -60,6 +61,7 @@ impl Bench {
             unbatched: Node::start(slots, false, &both)?,
             mlp,
             mobilenet,
+            slots,
             length,
         })
     }
@@ -207,29 +209,26 @@ impl Bench {
         Ok(many)
     }
 
-    /// What a run of many rows takes less than as many runs of one, on one thread and without the scheduler's help.
-    fn gain(&self, rows: u64) -> Result<f64, Failure> {
+    /// What a row gains in requests of many, with all slots busy: what clients would get who had that many rows each.
+    fn gain(&self, rows: u64, seed: u64) -> Result<f64, Failure> {
         let node = &self.unbatched;
-        let sessions = node.tenant("direct", Class::Standard, 1, 1)?;
-        let model = name(&self.mlp);
-        let (one, many) = (node.zeros(&sessions, &model, 1)?, node.zeros(&sessions, &model, rows)?);
-        // One after the other and not in turns: a run of many leaves nothing of the weights where the next one looks first.
-        let mut times = [Vec::new(), Vec::new()];
-        for (request, times) in [&one, &many].into_iter().zip(&mut times) {
-            let until = Instant::now() + self.length / 2;
-            while Instant::now() < until {
-                times.push(time(&sessions[0], request)?);
-            }
+        let sessions = || node.tenant("gain", Class::Standard, 1, 1);
+        let mut rates = Vec::new();
+        for rows in [1, rows] {
+            let sessions = sessions()?;
+            let request = node.zeros(&sessions, &name(&self.mlp), rows)?;
+            let load = Load::Outstanding(2 * self.slots);
+            let driven = self.drive(node, &[Sends { sessions, request, load }], 1, seed);
+            rates.push(driven.rate(0) * rows as f64);
         }
-        let [mut ones, mut manys] = times;
-        Ok(median(&mut ones) * rows as f64 / median(&mut manys))
+        Ok(rates[1] / rates[0])
     }
 
     fn batching(&self, seed: u64, turn: bool) -> Result<Batching, Failure> {
         let model = name(&self.mlp);
         let rows = self.trial().map_or(CLIENTS as u64, |(rows, _)| rows.into());
         Ok(Batching {
-            gain: self.gain(rows)?,
+            gain: self.gain(rows, seed)?,
             many: self.both(&model, CLIENTS, 3, seed, turn)?,
             one: self.both(&model, 1, 2, seed, turn)?,
         })
@@ -241,16 +240,4 @@ impl Bench {
             None => Ok([Many::default(); 2]),
         }
     }
-}
-
-fn time(session: &Session, request: &Request) -> Result<f64, Failure> {
-    let began = Instant::now();
-    let reply = session.call(request.clone());
-    let took = began.elapsed().as_secs_f64();
-    reply.result.map(|_| took).map_err(|error| Failure::failed(error.message()))
-}
-
-fn median(times: &mut [f64]) -> f64 {
-    times.sort_unstable_by(f64::total_cmp);
-    times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -94,21 +94,22 @@ pub(super) fn render(results: &Results, judged: &[Judged]) -> String {
     let _ = writeln!(
         out,
         "\n## Batching\n\nAn MLP of {layers} layers of {width} × {width}, and MobileNet v2, with batching on and off, in engines with as many slots \
-         as cores; clients of two tenants, one row each. {found} A full run gains {:.2} for each row in this run of the bench.\n\n\
-         | | requests per second, off | on | p50, off | on | p99, off | on |\n|---|---:|---:|---:|---:|---:|---:|",
+         as cores; clients of two tenants, one row each. {found} In requests that have so many rows each, with all slots busy, a row gains {:.2} in this run of the bench.\n\n\
+         | | requests per second, off | on | p50, off | on | p99, off | on | rows of a run |\n|---|---:|---:|---:|---:|---:|---:|---:|",
         median(&|round| round.batching.gain),
     );
     let mut row = |name: String, of: &dyn Fn(&Round) -> [Many; 2]| {
         let number = |at: usize, number: fn(&Many) -> f64| median(&|round| number(&of(round)[at]));
         let _ = writeln!(
             out,
-            "| {name} | {:.1} | {:.1} | {} | {} | {} | {} |",
+            "| {name} | {:.1} | {:.1} | {} | {} | {} | {} | {:.1} |",
             number(1, |many| many.rate),
             number(0, |many| many.rate),
             time(number(1, |many| many.p50_ns)),
             time(number(0, |many| many.p50_ns)),
             time(number(1, |many| many.p99_ns)),
             time(number(0, |many| many.p99_ns)),
+            number(0, |many| many.rows),
         );
     };
     row(format!("MLP, {CLIENTS} clients"), &|round| round.batching.many);

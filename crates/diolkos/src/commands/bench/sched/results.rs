@@ -54,7 +54,7 @@ pub(super) struct Many {
 /// A model that gains from runs of many rows; with batching, and without.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Batching {
-    /// What a row gains in a full run.
+    /// What a row gains in requests that have as many rows as a full run, with all slots busy.
     pub(super) gain: f64,
     /// Many clients.
     pub(super) many: [Many; 2],
