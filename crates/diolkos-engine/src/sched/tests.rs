@@ -347,7 +347,7 @@ fn rows_that_do_not_fit_wait_for_the_next_run() {
 #[test]
 fn who_comes_before_a_thread_took_the_run_joins_it() {
     let mut scheduler = Scheduler::new(CONFIG);
-    let mut come = |scheduler: &mut Scheduler, arrival: Arrival| step(scheduler, 0, Event::Arrive(arrival));
+    let come = |scheduler: &mut Scheduler, arrival: Arrival| step(scheduler, 0, Event::Arrive(arrival));
     come(&mut scheduler, batched(1, 0));
     let head = JobId(1);
     assert_eq!(come(&mut scheduler, batched(2, 1)), [Action::Join(JobId(2), head)]);

@@ -61,6 +61,8 @@ struct Send {
     /// So many of a hundred are cancelled.
     #[serde(default)]
     cancelled: f64,
+    /// What it asks for: jobs for the same may share runs. Default: something of its own.
+    model: Option<String>,
     /// Rows of a shared run.
     rows_max: Option<u32>,
     /// What each gains in a full one.
@@ -118,15 +120,24 @@ impl Trace {
             return Err(Failure::usage(format!("a trace has between 1 and {SENDERS_MAX} `[[send]]`")));
         }
         let mut tenants: Vec<&str> = Vec::new();
+        let models: Vec<_> = self.send.iter().map(|send| send.model.as_deref()).collect();
         let mut named = Vec::with_capacity(self.send.len());
         for (index, send) in self.send.iter().enumerate() {
             let key = tenants.iter().position(|tenant| *tenant == send.tenant).unwrap_or_else(|| {
                 tenants.push(&send.tenant);
                 tenants.len() - 1
             });
-            let sender = send.sender(index, TenantKey(key as u64), origin, settings).map_err(|why| {
-                Failure::usage(format!("[[send]] number {} (of tenant `{}`) {why}", index + 1, send.tenant))
-            })?;
+            // The first one that asks for the same.
+            let first = models.iter().position(|model| model.is_some() && *model == send.model.as_deref());
+            let sender = send
+                .sender(first.unwrap_or(index), TenantKey(key as u64), origin, settings)
+                .map_err(|why| {
+                    Failure::usage(format!(
+                        "[[send]] number {} (of tenant `{}`) {why}",
+                        index + 1,
+                        send.tenant
+                    ))
+                })?;
             named.push(Named { tenant: send.tenant.clone(), sender });
         }
         Ok(named)
@@ -136,7 +147,7 @@ impl Trace {
 impl Send {
     fn sender(
         &self,
-        index: usize,
+        model: usize,
         tenant: TenantKey,
         origin: &Path,
         settings: &Settings,
@@ -174,7 +185,7 @@ impl Send {
             predicted: Predicted::Learned,
             deadline: self.deadline.map(nanos),
             cancelled: (self.cancelled.clamp(0.0, 100.0) * 10.0) as u64,
-            batch: self.batch(index, takes.mean())?,
+            batch: self.batch(model, takes.mean())?,
             load,
         })
     }
@@ -197,7 +208,7 @@ impl Send {
     }
 
     /// Runs that several jobs share: one job takes what it takes, and each of a full run so much less.
-    fn batch(&self, index: usize, alone: Nanos) -> Result<Option<Batching>, String> {
+    fn batch(&self, model: usize, alone: Nanos) -> Result<Option<Batching>, String> {
         let (rows_max, gain) = match (self.rows_max, self.gain) {
             (None, None) => return Ok(None),
             (Some(rows_max), Some(gain)) if rows_max > 1 && (1.0..=f64::from(rows_max)).contains(&gain) => {
@@ -207,7 +218,7 @@ impl Send {
         };
         let full = alone as f64 * f64::from(rows_max) / gain;
         let per_row = ((full - alone as f64) / f64::from(rows_max - 1)).max(0.0) as Nanos;
-        let key = BatchKey { operation: index as u64, tenant: None };
+        let key = BatchKey { operation: model as u64, tenant: None };
         Ok(Some(Batching { key, rows: 1, rows_max, fixed: alone.saturating_sub(per_row), per_row }))
     }
 }
@@ -232,7 +243,7 @@ mod tests {
 
     fn senders(text: &str) -> Result<Vec<Named>, String> {
         let trace: Trace = toml::from_str(text).map_err(|error| error.to_string())?;
-        trace.senders(Path::new("t.toml"), &Settings::default()).map_err(|failure| failure.to_string())
+        trace.senders(Path::new("t.toml"), &Settings::default()).map_err(|failure| format!("{failure:?}"))
     }
 
     #[test]
