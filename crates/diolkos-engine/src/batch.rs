@@ -123,7 +123,7 @@ pub(crate) fn run(jobs: impl Iterator<Item = Job>) -> Vec<Ran> {
     version.stats.learn(ready.iter().map(|begun| begun.input_bytes()).sum(), service);
     let mut outcomes = outcomes.into_iter();
     let mut end = |begun: Begun| {
-        if !begun.took_part {
+        if begun.together == 1 {
             return begun.run(Instant::now(), Duration::ZERO);
         }
         let outcome = outcomes.next().expect("there is one for each that took part");
@@ -151,9 +151,10 @@ fn run_ready(ready: &mut [&mut Begun]) -> Option<Vec<Result<(), RunError>>> {
     let rows = ready.iter().map(|begun| begun.rows()).sum();
     let mut whole = join(&version, ready, rows)?;
     run_caught(&version, &mut whole).ok()?;
+    let together = u32::try_from(ready.len()).unwrap_or(u32::MAX);
     for begun in &mut *ready {
         begun.work.was_part_of(&whole);
-        begun.took_part = true;
+        begun.together = together;
     }
     let outcomes = part(&version, ready, whole, rows);
     if outcomes.is_none() {

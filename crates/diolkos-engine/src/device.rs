@@ -17,9 +17,10 @@ use diolkos_types::{BuildSpread, JobId};
 
 use crate::account::saturating_ns;
 use crate::batch;
+use crate::explain::{Explained, Standing, Waited};
 use crate::job::{Job, Ran, panic_text};
 use crate::limits;
-use crate::sched::{Action, Arrival, Event, FloorShares, Nanos, SchedConfig, Scheduler};
+use crate::sched::{Action, Arrival, Event, FloorShares, Nanos, SchedConfig, Scheduler, TenantKey};
 use crate::status;
 use crate::timer::Alarm;
 
@@ -370,7 +371,9 @@ impl State {
             }
         }
         self.actions = actions;
-        if let Some(job) = arrived {
+        if let Some(mut job) = arrived {
+            let full = self.scheduler.slots_used() >= self.scheduler.slots();
+            job.waits(if full { Waited::Slots } else { Waited::OwnLimit });
             self.waiting.insert(job.id(), job);
         }
     }
@@ -448,8 +451,10 @@ impl Device {
             share: admitted.share,
         };
         let queued = job.queued();
+        let mut job = job;
         let mut state = self.shared.lock();
         state.arrived += 1;
+        job.comes(state.scheduler.waiting());
         let here = self.shared.step(state, queued, Event::Arrive(arrival), Some(job), Thread::Other);
         here.map(|job| Here { shared: self.shared.clone(), job: Some(job), short })
     }
@@ -462,6 +467,24 @@ impl Device {
         let here =
             self.shared.step(self.shared.lock(), Instant::now(), Event::Cancel(job), None, Thread::Other);
         debug_assert!(here.is_none(), "only an arrival may run here");
+    }
+
+    /// What becomes of a job of this tenant, if it is here.
+    pub(crate) fn explain(&self, job: JobId, tenant: TenantKey) -> Option<Explained> {
+        let state = self.shared.lock();
+        if let Some(waiting) = state.waiting.get(&job).filter(|waiting| waiting.tenant().key() == tenant) {
+            let (own_before, wait) = state.scheduler.standing(job)?;
+            return Some(Explained::Waits(Standing {
+                class: waiting.admitted().class,
+                since: waiting.queued().elapsed(),
+                own_before: u32::try_from(own_before).unwrap_or(u32::MAX),
+                wait: Duration::from_nanos(wait),
+                predicted: Duration::from_nanos(waiting.predicted()),
+                waits_for: waiting.waited_for(),
+            }));
+        }
+        let (whose, predicted) = state.scheduler.charged(job)?;
+        (whose == tenant).then_some(Explained::Runs(Duration::from_nanos(predicted)))
     }
 
     pub(crate) fn tick(&self) {

@@ -14,6 +14,7 @@ use crate::account::Seats;
 use crate::admission;
 use crate::control::{Control, ControlReply, ControlRequest, Parked, ParkingPlace};
 use crate::device::{Device, DeviceConfig, DeviceSnapshot, Here, Offer};
+use crate::explain::{Explained, Past};
 use crate::job::{Job, Obligation, RunTogether};
 use crate::lease::Policy;
 use crate::limits;
@@ -253,6 +254,12 @@ impl Engine {
         snapshots
     }
 
+    /// The last jobs of a tenant that ended, the oldest first; `None` if there is no such tenant.
+    #[must_use]
+    pub fn recent_jobs(&self, tenant: &TenantId) -> Option<Vec<Past>> {
+        self.inner.known(tenant).map(|tenant| tenant.history.all())
+    }
+
     /// Memory reserved for requests in flight, in bytes.
     #[must_use]
     pub fn request_memory_used(&self) -> u64 {
@@ -439,6 +446,11 @@ impl EngineInner {
                 None
             }
         }
+    }
+
+    /// What becomes of a job of this tenant, if any device has it.
+    pub(crate) fn explain(&self, job: JobId, tenant: TenantKey) -> Option<Explained> {
+        self.devices.iter().find_map(|device| device.explain(job, tenant))
     }
 
     pub(crate) fn cancel(&self, job: JobId, flag: &CancelFlag) {

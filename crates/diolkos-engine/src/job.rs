@@ -14,9 +14,10 @@ use diolkos_types::{Code, JobId, Status};
 use crate::account::AccountKey;
 use crate::admission::{self, AdmissionError, Admitted};
 use crate::batch;
+use crate::explain::{Past, Scheduled, Waited};
 use crate::memory::Reservation;
 use crate::request::{Outputs, Reply, ReplySink, Timing};
-use crate::sched::{Batching, Nanos};
+use crate::sched::{Batching, Class, Nanos};
 use crate::session::InFlight;
 use crate::status;
 use crate::store::LoadedVersion;
@@ -49,10 +50,17 @@ impl Obligation {
 
     /// Answers before there was a job, so no model is charged.
     pub(crate) fn refuse(mut self, status: Status) {
-        self.send(Err(status), Timing::default(), self.submitted.elapsed());
+        let latency = self.submitted.elapsed();
+        self.send(Err(status), Timing::default(), Scheduled::default(), latency);
     }
 
-    fn send(&mut self, result: Result<Outputs, Status>, timing: Timing, latency: Duration) {
+    fn send(
+        &mut self,
+        result: Result<Outputs, Status>,
+        timing: Timing,
+        scheduled: Scheduled,
+        latency: Duration,
+    ) {
         let Some(sink) = self.sink.take() else { return };
         // Off the list before the answer is out: whoever sends the next request on its arrival must find room.
         self.in_flight = None;
@@ -64,7 +72,7 @@ impl Obligation {
                 self.tenant.refused(status);
             }
         }
-        sink.complete(Reply { job: self.job, result, timing });
+        sink.complete(Reply { job: self.job, result, timing, scheduled });
     }
 }
 
@@ -74,6 +82,7 @@ impl Drop for Obligation {
             self.send(
                 Err(Status::new(Code::Aborted, "the daemon dropped this job; it is safe to send it again")),
                 Timing::default(),
+                Scheduled::default(),
                 self.submitted.elapsed(),
             );
             debug_assert!(std::thread::panicking(), "a job was dropped without an answer");
@@ -101,6 +110,8 @@ struct Inner {
     queued: Instant,
     predicted: Nanos,
     batching: Option<Batching>,
+    ahead: u32,
+    waited_for: Waited,
 }
 
 /// A job whose operation ran, successfully or not, and whose answer is still owed.
@@ -108,8 +119,10 @@ pub(crate) struct Ran {
     job: Obligation,
     version: Arc<LoadedVersion>,
     rows: u64,
+    class: Class,
     result: Result<Outputs, Status>,
     timing: Timing,
+    scheduled: Scheduled,
     /// Time on the device, for the scheduler and the tenant's account.
     pub(crate) service: Duration,
     pub(crate) ended: Instant,
@@ -134,7 +147,23 @@ impl Job {
             let with_others = together == RunTogether::WithOthers;
             batch::batching(&admitted, obligation.tenant.key(), with_others, predicted)
         };
-        Job(Box::new(Inner { admitted, obligation, queued, predicted, batching }))
+        let (ahead, waited_for) = (0, Waited::Nothing);
+        Job(Box::new(Inner { admitted, obligation, queued, predicted, batching, ahead, waited_for }))
+    }
+
+    /// It came when so many waited.
+    pub(crate) fn comes(&mut self, ahead: usize) {
+        self.0.ahead = u32::try_from(ahead).unwrap_or(u32::MAX);
+    }
+
+    /// It has to wait.
+    pub(crate) fn waits(&mut self, waited_for: Waited) {
+        self.0.waited_for = waited_for;
+    }
+
+    /// What it waits for.
+    pub(crate) fn waited_for(&self) -> Waited {
+        self.0.waited_for
     }
 
     pub(crate) fn id(&self) -> JobId {
@@ -166,14 +195,21 @@ impl Job {
 
     /// Answers without having run.
     pub(crate) fn refuse(self, status: Status) {
-        let Inner { admitted, obligation, .. } = *self.0;
+        let Inner { admitted, mut obligation, predicted, ahead, waited_for, .. } = *self.0;
         let stats = admitted.version.stats.clone();
+        let latency = obligation.submitted.elapsed();
+        let predicted = Duration::from_nanos(predicted);
+        let scheduled = Scheduled { ahead, waited_for, predicted, ..Scheduled::default() };
+        let timing = Timing { queue: latency, ..Timing::default() };
+        let failed = Some(status.code());
+        let Admitted { version, class, .. } = &admitted;
+        remember(&obligation, version, *class, scheduled, timing, latency, failed);
         // Its memory is given back before the answer is out: whoever gets it finds it so.
         drop(admitted);
         let account = stats.of(obligation.tenant.account());
         account.pending.decrement();
-        account.failed(status.code(), obligation.submitted.elapsed());
-        obligation.refuse(status);
+        account.failed(status.code(), latency);
+        obligation.send(Err(status), timing, scheduled, latency);
     }
 
     /// Runs the operation on this thread. A panic of the backend is a failure of this job only.
@@ -184,9 +220,18 @@ impl Job {
 
     /// What can be said before it runs: it is over, if what is left to check is wrong.
     pub(crate) fn begin(self, began: Instant) -> Result<Begun, Box<Ran>> {
-        let Inner { admitted, obligation, queued, predicted, .. } = *self.0;
-        let Admitted { version, mut work, output_order, rows, memory, reserve_at_start, input_bytes, .. } =
-            admitted;
+        let Inner { admitted, obligation, queued, predicted, ahead, waited_for, .. } = *self.0;
+        let Admitted {
+            version,
+            mut work,
+            output_order,
+            rows,
+            class,
+            memory,
+            reserve_at_start,
+            input_bytes,
+            ..
+        } = admitted;
         version.stats.of(obligation.tenant.account()).pending.decrement();
         version.usage.touch(began);
         let prepared = prepare(&version, &mut work, &memory, reserve_at_start);
@@ -194,7 +239,10 @@ impl Job {
             obligation,
             version,
             work,
-            took_part: false,
+            together: 1,
+            class,
+            ahead,
+            waited_for,
             output_order,
             rows,
             memory,
@@ -216,8 +264,11 @@ pub(crate) struct Begun {
     obligation: Obligation,
     version: Arc<LoadedVersion>,
     pub(crate) work: Work,
-    /// Its work was done as a part of a run that several shared.
-    pub(crate) took_part: bool,
+    /// Jobs whose work was done in the same run, itself included.
+    pub(crate) together: u32,
+    class: Class,
+    ahead: u32,
+    waited_for: Waited,
     output_order: Option<Vec<usize>>,
     rows: u64,
     memory: Reservation,
@@ -269,11 +320,18 @@ impl Begun {
         self.scratch = None;
         self.obligation.tenant.charge(service);
         let timing = timing(self.queued, self.began, ended, &self.work);
-        let outcome = if self.took_part && self.is_cancelled() { Err(RunError::Cancelled) } else { outcome };
-        let Begun { obligation: job, version, work, output_order, rows, memory, .. } = self;
+        let scheduled = self.scheduled(service);
+        let outcome =
+            if self.together > 1 && self.is_cancelled() { Err(RunError::Cancelled) } else { outcome };
+        let Begun { obligation: job, version, work, output_order, rows, class, memory, .. } = self;
         let outcome = outcome.map_err(|error| status::of_run(&version, &error));
         let result = outcome.and_then(|()| collect(&version, work, output_order, memory));
-        Ran { job, version, rows, result, timing, service, ended }
+        Ran { job, version, rows, class, result, timing, scheduled, service, ended }
+    }
+
+    fn scheduled(&self, device: Duration) -> Scheduled {
+        let Begun { together, ahead, waited_for, .. } = *self;
+        Scheduled { ahead, waited_for, predicted: Duration::from_nanos(self.predicted), device, together }
     }
 
     /// It ended before it ran.
@@ -282,8 +340,9 @@ impl Begun {
         let timing = timing(self.queued, self.began, ended, &self.work);
         let (service, result) = (ended - self.began, Err(status));
         self.obligation.tenant.charge(service);
-        let Begun { obligation: job, version, rows, .. } = self;
-        Ran { job, version, rows, result, timing, service, ended }
+        let scheduled = Scheduled { together: 0, ..self.scheduled(service) };
+        let Begun { obligation: job, version, rows, class, .. } = self;
+        Ran { job, version, rows, class, result, timing, scheduled, service, ended }
     }
 }
 
@@ -318,8 +377,36 @@ impl Ran {
             Ok(_) => account.succeeded(&self.timing, now, latency, self.rows),
             Err(status) => account.failed(status.code(), latency),
         }
-        self.job.send(self.result, self.timing, latency);
+        if !self.version.stats.is_short() {
+            let failed = self.result.as_ref().err().map(Status::code);
+            let Ran { job, version, class, scheduled, timing, .. } = &self;
+            remember(job, version, *class, *scheduled, *timing, latency, failed);
+        }
+        self.job.send(self.result, self.timing, self.scheduled, latency);
     }
+}
+
+/// Leaves a note of a job that ends, for whoever asks its tenant.
+fn remember(
+    job: &Obligation,
+    version: &LoadedVersion,
+    class: Class,
+    scheduled: Scheduled,
+    timing: Timing,
+    latency: Duration,
+    failed: Option<Code>,
+) {
+    let (model, version) = (version.name.clone(), version.version);
+    job.tenant.history.remember(Past {
+        job: job.job,
+        model,
+        version,
+        class,
+        scheduled,
+        timing,
+        latency,
+        failed,
+    });
 }
 
 pub(crate) fn run_caught(version: &LoadedVersion, work: &mut Work) -> Result<(), RunError> {

@@ -24,6 +24,7 @@
 //! | [`sched`] | who runs next; pure |
 //! | `device` | slots, threads and queues around one scheduler |
 //! | `batch` | runs that several requests share |
+//! | `explain` | what the scheduler did with jobs, and why |
 //! | `used` | device time: what a run used of its device |
 //! | `job` | `Admitted` → `Job` → `Reply`: exactly one end |
 //! | `control` | loading and unloading, off the request path |
@@ -41,6 +42,7 @@ mod control;
 mod device;
 mod endpoint;
 mod engine;
+mod explain;
 mod job;
 mod lease;
 pub mod limits;
@@ -60,6 +62,7 @@ pub use control::{ControlReply, ControlRequest};
 pub use device::{DeviceConfig, DeviceSnapshot, Here, Offer};
 pub use endpoint::LocalEndpoint;
 pub use engine::{Engine, EngineConfig, StartError, Strangers};
+pub use explain::{Explained, Past, Scheduled, Standing, Waited};
 pub use lease::{Lease, Patterns, Policy, matches};
 pub use rate::{Meter, Rate};
 pub use request::{NamedTensor, Outputs, Reply, ReplySink, Request, Timing};

@@ -41,6 +41,9 @@ pub const BATCH_BYTES_MAX: u64 = 64 << 20;
 /// Requests of a tenant to a version that run alone after one of its own failed in a run with others.
 pub const BATCH_APART: u64 = 1000;
 
+/// Jobs that a tenant remembers after they ended, for whoever asks why they took so long. About 200 bytes each.
+pub const HISTORY_JOBS: usize = 256;
+
 /// Control requests (load, unload, rescan) that wait. They take seconds each.
 pub const CONTROL_QUEUE_MAX: usize = 256;
 

@@ -8,6 +8,7 @@ use diolkos_backend::Tensor;
 pub use diolkos_backend::endpoint::{NamedTensor, Request, Timing};
 use diolkos_types::{JobId, Status};
 
+use crate::explain::Scheduled;
 use crate::store::LoadedVersion;
 
 /// The outputs of a job that succeeded.
@@ -42,6 +43,8 @@ pub struct Reply {
     pub result: Result<Outputs, Status>,
     /// Where the time went; zero where it never got to.
     pub timing: Timing,
+    /// What the scheduler did with it.
+    pub scheduled: Scheduled,
 }
 
 /// Takes the reply. Called exactly once, from any thread; must not block.

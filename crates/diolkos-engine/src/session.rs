@@ -18,6 +18,7 @@ use diolkos_types::{BuildSpread, HandleId, JobId, SessionId, Status, TenantId};
 use crate::account::{ModelStats, Whose};
 use crate::device::{Here, Offer};
 use crate::engine::EngineInner;
+use crate::explain::{Explained, Past};
 use crate::job::Obligation;
 use crate::limits;
 use crate::memory::Reservation;
@@ -74,6 +75,19 @@ impl State {
 }
 
 impl Session {
+    /// What can be said of a job of this session's tenant: it waits, runs, or is among the last that ended.
+    #[must_use]
+    pub fn explain(&self, job: JobId) -> Option<Explained> {
+        let SessionInner { engine, tenant, .. } = &*self.inner;
+        engine.explain(job, tenant.key()).or_else(|| tenant.history.find(job).map(Explained::Ended))
+    }
+
+    /// The last jobs of its tenant that ended, the oldest first. Those that are known to be short are not among them.
+    #[must_use]
+    pub fn recent(&self) -> Vec<Past> {
+        self.inner.tenant.history.all()
+    }
+
     /// The tenant's count of sessions has this one already.
     pub(crate) fn open_in(engine: Arc<EngineInner>, id: SessionId, tenant: Arc<Tenant>) -> Session {
         Session { inner: Arc::new(SessionInner { id, tenant, engine, state: Mutex::default() }) }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use diolkos_types::{Code, Status, TenantId};
 
 use crate::account::{AccountKey, Failures, Gauge, Seat, Total, saturating_ns};
+use crate::explain::History;
 use crate::lease::Policy;
 use crate::memory::Memory;
 use crate::rate::Meter;
@@ -31,6 +32,7 @@ pub(crate) struct Tenant {
     /// Bytes of the regions that it registered.
     pub(crate) regions: Arc<Memory>,
     device_ns: AtomicU64,
+    pub(crate) history: History,
     meter: Meter,
     /// What the meter's time counts from.
     born: Instant,
@@ -59,6 +61,7 @@ impl Tenant {
             memory: requests.part(),
             regions: Memory::new(u64::MAX, u64::MAX).part(),
             device_ns: AtomicU64::new(0),
+            history: History::default(),
             meter: Meter::default(),
             refusals: refusals.clone(),
             born: Instant::now(),

@@ -16,7 +16,10 @@ use diolkos_backend::{
 };
 use diolkos_engine::account::Whose;
 use diolkos_engine::store::{NoRehearsal, Store, StoreConfig};
-use diolkos_engine::{ControlRequest, Engine, EngineConfig, NamedTensor, Policy, Reply, Request, Session};
+use diolkos_engine::{
+    ControlRequest, Engine, EngineConfig, Explained, Lease, NamedTensor, Policy, Reply, Request, Scheduled,
+    Session, Share, Waited,
+};
 use diolkos_types::{Code, DataType, Dim, HandleId, Shape, Signature, TenantId, TensorSpec};
 
 /// A row that begins with this makes its run fail.
@@ -299,4 +302,46 @@ fn a_model_that_turns_out_to_mix_rows_is_batched_no_more() {
     let _later: Vec<_> = (0..9).map(|row| submit(&a, &[row as f32], &send)).collect();
     assert_eq!(ends(&receive, 9), []);
     assert_eq!(node.runs(), [1; 9]);
+}
+
+#[test]
+fn what_becomes_of_a_job_is_told_to_its_tenant_only() {
+    let node = node(&EngineConfig::cpu(1));
+    let (a, b) = (node.session("a"), node.session("b"));
+    let (send, receive) = channel();
+    let first = submit(&a, &[WAITS], &send);
+    node.watch.gate.wait_for_arrivals(1);
+    let (second, third) = (submit(&a, &[1.0], &send), submit(&a, &[2.0], &send));
+    assert!(
+        matches!(a.0.explain(first.job()), Some(Explained::Runs(predicted)) if predicted > Duration::ZERO)
+    );
+    let Some(Explained::Waits(standing)) = a.0.explain(third.job()) else { panic!("it waits") };
+    assert_eq!((standing.own_before, standing.waits_for), (1, Waited::Slots));
+    assert!(standing.wait > Duration::ZERO && standing.predicted > Duration::ZERO, "{standing:?}");
+    assert!([&first, &second, &third].iter().all(|ticket| b.0.explain(ticket.job()).is_none()));
+    node.watch.gate.open();
+    assert_eq!(ends(&receive, 3), []);
+    let Some(Explained::Ended(past)) = a.0.explain(third.job()) else { panic!("it ended") };
+    let Scheduled { ahead, waited_for, together, device, .. } = past.scheduled;
+    assert_eq!((ahead, waited_for, together), (1, Waited::Slots, 2));
+    assert!(device > Duration::ZERO && past.failed.is_none() && &*past.model == "add", "{past:?}");
+    assert_eq!(a.0.recent().len(), 3);
+    assert!(b.0.recent().is_empty() && b.0.explain(third.job()).is_none());
+}
+
+#[test]
+fn who_waits_for_its_own_limit_is_told_so() {
+    let node = node(&EngineConfig::cpu(2));
+    let share = Share { running_max: 1, ..Share::ALL };
+    let leases = vec![Lease { share, ..Lease::everything() }];
+    let a = node.session("a");
+    node.engine.set_policy(&TenantId::new("a"), Policy { leases, ..Policy::everything() });
+    let (send, receive) = channel();
+    let _first = submit(&a, &[WAITS], &send);
+    node.watch.gate.wait_for_arrivals(1);
+    let second = submit(&a, &[1.0], &send);
+    let Some(Explained::Waits(standing)) = a.0.explain(second.job()) else { panic!("it waits") };
+    assert_eq!(standing.waits_for, Waited::OwnLimit);
+    node.watch.gate.open();
+    assert_eq!(ends(&receive, 2), []);
 }

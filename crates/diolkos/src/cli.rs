@@ -64,6 +64,8 @@ pub enum Command {
     Tenant(crate::commands::tenant::TenantArgs),
     /// List, add and remove what its tenants may use
     Lease(crate::commands::tenant::LeaseArgs),
+    /// Say why requests took as long as they did
+    Explain(crate::commands::explain::ExplainArgs),
     /// Simulate the scheduler with a load of your own, and the daemon's settings
     Sim(crate::commands::sim::SimArgs),
     /// See it work: start a private daemon, classify real images from a second process

@@ -304,6 +304,13 @@ impl ClassQueue {
         }
     }
 
+    /// How many of a tenant's jobs stand before this one, as far as that is counted, and what it is.
+    #[must_use]
+    pub fn standing(&self, tenant: TenantKey, place: Place) -> Option<(usize, Queued)> {
+        let jobs = &self.flows.get(&tenant)?.jobs;
+        Some((jobs.range(..place).take(LOOKED_AT_MAX).count(), *jobs.get(&place)?))
+    }
+
     /// Predicted device time, on one slot, until a job at this place would start: what its tenant has before it, stretched
     /// by the weights of the others in line, and no more than everything there is.
     #[must_use]

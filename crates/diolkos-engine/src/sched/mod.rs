@@ -23,14 +23,15 @@
 //!           waiting ── Cancel ──> Cancelled
 //!              │    └─ deadline ─> Expire
 //!              ▼ turn and free slot
-//!  Start / Join / RunHere ──> running ── Finish ──> (slot free again, charge corrected)
+//!  Start / RunHere ──> running ── Finish ──> (slot free again, charge corrected)
+//!     Join ──────────────^  Start may be followed by Hold: no thread takes the run before Go, and those who come join it
 //! ```
 //!
 //! Invariants, checked by the property tests against a plainer model and by the simulator:
 //!
 //! * Every job that arrives gets exactly one of `Start`, `Join`, `RunHere`, `Refuse`, `Expire`, `Cancelled`.
-//! * Never are there more runs than slots, nor run more jobs of one tenant than it may run at once; and no slot is free while
-//!   a job waits whose tenant may run another.
+//! * Never are there more runs than slots, nor run more jobs of one tenant than it may run at once; and no slot is free, or held up,
+//!   while a job waits whose tenant may run another.
 //! * What is kept does not grow with tenants or jobs that are gone.
 
 pub mod batch;
@@ -248,6 +249,27 @@ impl Scheduler {
     #[must_use]
     pub fn slots_used(&self) -> usize {
         self.slots_used
+    }
+
+    /// Slots that there are.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.config.slots
+    }
+
+    /// Of a job that waits: how many of its tenant and class go before it, as far as that is counted, and how long it
+    /// will still wait, if nobody else comes and predictions hold.
+    #[must_use]
+    pub fn standing(&self, job: JobId) -> Option<(usize, Nanos)> {
+        let &Waiting { tenant, class, place, .. } = self.waiting.get(&job)?;
+        let (before, queued) = self.classes[class as usize].standing(tenant, place)?;
+        Some((before, self.wait_of(tenant, class, place, queued.cost)))
+    }
+
+    /// Of a job that runs: whose it is, and what it was charged when it began.
+    #[must_use]
+    pub fn charged(&self, job: JobId) -> Option<(TenantKey, Nanos)> {
+        self.running.get(&job).map(|running| (running.tenant, running.cost))
     }
 
     /// Whether what a step does depends on the time: some job has a deadline, or a run is held up.

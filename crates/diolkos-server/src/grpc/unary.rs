@@ -139,6 +139,7 @@ mod tests {
             id: "request".into(),
             outputs: outputs.collect(),
             timing: Timing::default(),
+            scheduled: diolkos_engine::Scheduled::default(),
             job: JobId(1),
         }
     }

@@ -12,7 +12,7 @@
 use std::time::{Duration, Instant};
 
 use diolkos_backend::Buffer;
-use diolkos_engine::{NamedTensor, Outputs, Reply, Request, Ticket, Timing};
+use diolkos_engine::{NamedTensor, Outputs, Reply, Request, Scheduled, Ticket, Timing};
 use diolkos_types::{Code, DataType, JobId, Params, Shape, Status};
 use tokio::sync::oneshot;
 
@@ -83,7 +83,9 @@ pub(crate) struct InferReply {
     pub(crate) outputs: Vec<ReplyTensor>,
     /// Where the time went.
     pub(crate) timing: Timing,
-    /// Which job this was, for logs.
+    /// What the scheduler did with it.
+    pub(crate) scheduled: Scheduled,
+    /// Which job this was.
     pub(crate) job: JobId,
 }
 
@@ -128,7 +130,7 @@ pub(crate) async fn infer(session: &ClientSession, call: InferCall) -> Result<In
     session.close(handle)?;
     let reply = receive.await;
     guard.0 = None;
-    let Reply { job, result, timing } = reply.map_err(|_| {
+    let Reply { job, result, timing, scheduled } = reply.map_err(|_| {
         Status::new(Code::Aborted, "the daemon dropped this job; it is safe to send it again")
     })?;
     let outputs = result?;
@@ -137,7 +139,7 @@ pub(crate) async fn infer(session: &ClientSession, call: InferCall) -> Result<In
     if let Some(outward) = outward {
         outward.store(session, &mut outputs).await?;
     }
-    Ok(InferReply { model, version, id, outputs, timing, job })
+    Ok(InferReply { model, version, id, outputs, timing, scheduled, job })
 }
 
 /// The outputs as bytes that the front can send, classified where that was asked for.

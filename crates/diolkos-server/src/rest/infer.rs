@@ -12,7 +12,7 @@ use super::body::Packed;
 use super::decode::{self, Decoded};
 use super::error::HttpError;
 use super::extract::Target;
-use super::{answer, diolkos, encode, reply};
+use super::{answer, diolkos, encode, explain, reply};
 use crate::app::App;
 use crate::oip::{self, metadata, offload};
 
@@ -32,13 +32,16 @@ async fn try_infer(app: &App, target: Target, request: Request) -> Result<Respon
     };
     let done = oip::infer(&session, call).await?;
     tracing::debug!(job = %done.job, model = done.model, version = done.version, "answered");
-    let timing = done.timing;
+    let (timing, job, scheduled) = (done.timing, done.job, done.scheduled);
     let as_text = encode::json_payload_bytes(&done, &form);
     check_text(as_text, app.settings().limits.body_bytes_max.get())?;
     let encode = move || encode::encode(done, &form);
     let encoded = offload::run(&session.turn, as_text.saturating_mul(4), encode).await?;
     let mut reply = reply::inference(&session.turn, encoded, encoding).await?;
     diolkos::tell_timing(&mut reply, &timing);
+    if explain::is_wanted(&parts.headers) {
+        explain::tell(&mut reply, job, &scheduled);
+    }
     Ok(reply)
 }
 

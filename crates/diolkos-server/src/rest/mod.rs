@@ -18,6 +18,7 @@
 //! | `shared_memory` | regions: status, register, unregister |
 //! | `tenants` | tenants, for whoever may change them |
 //! | `diolkos` | our own routes and the timing header |
+//! | `explain` | why a request took as long as it did |
 //!
 //! Invariants: every answer is JSON (or JSON with tensors behind it), errors are `{"error": "..."}`; nothing
 //! that takes long runs on an I/O thread; dropping a handler's future cancels its job.
@@ -28,6 +29,7 @@ pub(crate) mod decode;
 mod diolkos;
 mod encode;
 pub(crate) mod error;
+mod explain;
 mod extract;
 mod infer;
 mod models;
@@ -94,6 +96,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     router
         .merge(shared_memory::routes())
         .merge(diolkos::routes())
+        .merge(explain::routes())
         .merge(tenants::routes())
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)

@@ -5,6 +5,7 @@ pub(crate) mod bench;
 mod check;
 mod demo;
 mod doctor;
+pub(crate) mod explain;
 mod inspect;
 mod ls;
 mod rehearse;
@@ -40,6 +41,7 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Token(args) => token::run(&args),
         Command::Tenant(args) => tenant::run(&args),
         Command::Lease(args) => tenant::run_lease(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Sim(args) => sim::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::DemoClient(args) => demo::client::run(&args),

@@ -2,6 +2,7 @@
 //! The REST front in process: the real router before a real engine, with built-ins, null models and faults.
 
 mod bad_input;
+mod explain;
 mod faults;
 mod inference;
 mod models;

@@ -206,7 +206,7 @@ pub struct SchedArgs {
     /// Few and short rounds: a look, not a result
     #[arg(long)]
     pub quick: bool,
-    /// Clean rounds [default: 9, or 6 if quick]
+    /// Clean rounds [default: 12, or 6 if quick]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub rounds: Option<u16>,
     /// Length of a measurement, in seconds; some take up to six times as long [default: 1, or 0.3 if quick]

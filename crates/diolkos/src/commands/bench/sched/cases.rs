@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use diolkos_engine::{Class, Session};
 
+use super::super::latencies::Latencies;
 use super::drive::{Driven, Load, Sends, drive};
 use super::node::{Node, name, open};
 use super::results::{Batching, Beside, Many, Round, Sharing};
@@ -29,6 +30,9 @@ pub(super) const MLP: (usize, usize) = (4, 1024);
 
 /// Clients of the model that gains nothing.
 pub(super) const FEW: [usize; 2] = [1, 8];
+
+/// How often batching on and off take turns within a round.
+const TURNS: u32 = 6;
 
 /// The batch tenant's jobs where there is no model for them.
 const BATCH_JOB: Duration = Duration::from_millis(30);
@@ -173,7 +177,7 @@ impl Bench {
         Ok(self.shares(&driven, &tenants))
     }
 
-    /// Clients of a model on both engines, one after the other.
+    /// Clients of a model on both engines, in turns: the machine changes from second to second by more than what is looked for.
     fn both(
         &self,
         model: &str,
@@ -182,31 +186,28 @@ impl Bench {
         seed: u64,
         turn: bool,
     ) -> Result<[Many; 2], Failure> {
-        let mut many = [Many::default(); 2];
-        let mut nodes = [(0, &self.batching), (1, &self.unbatched)];
-        nodes.rotate_left(usize::from(turn));
-        for (at, node) in nodes {
-            // Two tenants, so that rows of both are in a run.
-            let tenants = if clients > 1 { 2 } else { 1 };
-            let mut senders = Vec::new();
+        // Two tenants, so that rows of both are in a run.
+        let tenants = if clients > 1 { 2 } else { 1 };
+        let nodes = [&self.batching, &self.unbatched];
+        let mut sends = [Vec::new(), Vec::new()];
+        for (node, sends) in nodes.into_iter().zip(&mut sends) {
             for tenant in 0..tenants {
                 let sessions = node.tenant(&format!("{model} {tenant}"), Class::Standard, 1, 1)?;
                 let request = node.zeros(&sessions, model, 1)?;
-                senders.push(Sends { sessions, request, load: Load::Outstanding(clients / tenants) });
+                sends.push(Sends { sessions, request, load: Load::Outstanding(clients / tenants) });
             }
-            let driven = self.drive(node, &senders, times, seed);
-            let worst =
-                |quantile| (0..tenants).map(|at| driven.quantile_ns(at, quantile)).fold(0.0, f64::max);
-            many[at] = Many {
-                rate: (0..tenants).map(|at| driven.rate(at)).sum(),
-                p50_ns: worst(0.5),
-                p99_ns: worst(0.99),
-                rows: driven.got.iter().map(|got| got.latencies.count()).sum::<u64>() as f64
-                    / driven.runs as f64,
-                failed: driven.failed(),
-            };
         }
-        Ok(many)
+        let mut driven: [Vec<Driven>; 2] = [Vec::new(), Vec::new()];
+        let length = self.length * times / TURNS;
+        for number in 0..TURNS {
+            // On, off, off, on, so that neither is always first.
+            let first = usize::from(number % 2 == 1) ^ usize::from(turn);
+            for at in [first, 1 - first] {
+                let seed = seed * u64::from(TURNS) + u64::from(number);
+                driven[at].push(drive(&nodes[at].engine, &sends[at], length / 8, length, seed));
+            }
+        }
+        Ok(driven.map(|turns| together(&turns, tenants)))
     }
 
     /// What a row gains in requests of many, with all slots busy: what clients would get who had that many rows each.
@@ -230,14 +231,35 @@ impl Bench {
         Ok(Batching {
             gain: self.gain(rows, seed)?,
             many: self.both(&model, CLIENTS, 3, seed, turn)?,
-            one: self.both(&model, 1, 2, seed, turn)?,
+            one: self.both(&model, 1, 3, seed, turn)?,
         })
     }
 
     fn few(&self, clients: usize, seed: u64, turn: bool) -> Result<[Many; 2], Failure> {
         match &self.mobilenet {
-            Some(file) => self.both(&name(file), clients, 4, seed, turn),
+            Some(file) => self.both(&name(file), clients, 6, seed, turn),
             None => Ok([Many::default(); 2]),
         }
+    }
+}
+
+/// All turns of one engine.
+fn together(turns: &[Driven], tenants: usize) -> Many {
+    let window: f64 = turns.iter().map(|driven| driven.window.as_secs_f64()).sum();
+    let of = |tenant: usize| {
+        let mut all = Latencies::new();
+        turns.iter().for_each(|driven| all.merge(&driven.got[tenant].latencies));
+        all
+    };
+    let all: Vec<Latencies> = (0..tenants).map(of).collect();
+    let answers: u64 = all.iter().map(Latencies::count).sum();
+    let worst = |quantile| all.iter().map(|all| all.quantile_ns(quantile) as f64).fold(0.0, f64::max);
+    let runs: u64 = turns.iter().map(|driven| driven.runs).sum();
+    Many {
+        rate: answers as f64 / window,
+        p50_ns: worst(0.5),
+        p99_ns: worst(0.99),
+        rows: answers as f64 / runs.max(1) as f64,
+        failed: turns.iter().map(Driven::failed).sum(),
     }
 }

@@ -32,8 +32,8 @@ use super::report::{MOBILENET, MODELS, Plan, Watch};
 use crate::commands::{print, print_json};
 use crate::exit::{Exit, Failure};
 
-/// Clean rounds if nobody says: a round takes about a minute.
-const ROUNDS: usize = 9;
+/// Clean rounds if nobody says: a round takes more than a minute.
+const ROUNDS: usize = 12;
 
 /// Runs `bench sched`.
 pub(super) fn run(args: &SchedArgs) -> Result<Exit, Failure> {

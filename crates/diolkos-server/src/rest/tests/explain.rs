@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a caller is told of its jobs.
+
+use super::*;
+
+fn scheduled(answer: &Answer) -> std::collections::HashMap<String, String> {
+    let text = answer.header("x-diolkos-schedule").expect("it was asked for");
+    let pairs = text.split(';').map(|pair| pair.split_once('=').unwrap());
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+#[tokio::test]
+async fn whoever_asks_is_told_what_was_done_with_its_job() {
+    let front = Front::start();
+    let body =
+        json!({"inputs": [{"name": "data", "shape": [2], "datatype": "UINT8", "data": [1, 2]}]}).to_string();
+    let path = "/v2/models/echo/infer";
+    let silent = front.send("POST", path, &[], body.clone()).await;
+    assert_eq!((silent.status, silent.header("x-diolkos-schedule")), (200, None));
+    let answer = front.send("POST", path, &[("x-diolkos-explain", "1")], body).await;
+    assert_eq!(answer.status, 200);
+    let told = scheduled(&answer);
+    assert_eq!((told["waited_for"].as_str(), told["together"].as_str()), ("nothing", "1"), "{told:?}");
+    let job = &told["job"];
+    let ended = front.get(&format!("/v2/diolkos/jobs/{job}")).await.json();
+    assert_eq!(
+        (&ended["state"], &ended["model"], &ended["failed"]),
+        (&json!("ended"), &json!("echo"), &json!(null))
+    );
+    assert_eq!(ended["device_ns"].to_string(), told["device"]);
+    let all = front.get("/v2/diolkos/jobs").await.json();
+    assert_eq!(all["jobs"].as_array().unwrap().len(), 2);
+    assert_eq!(all["jobs"][1], ended);
+}
+
+#[tokio::test]
+async fn what_is_not_there_or_not_ones_own_is_not_found() {
+    let front = Front::start();
+    for job in ["1", "0", "18446744073709551616", "x", "-1"] {
+        let text = front.get(&format!("/v2/diolkos/jobs/{job}")).await.error(404);
+        assert!(text.contains("no such job of yours"), "{text}");
+    }
+    assert!(front.get("/v2/diolkos/jobs?tenant=web").await.error(404).contains("no such tenant"));
+    assert_eq!(front.get("/v2/diolkos/jobs").await.json(), json!({"jobs": []}));
+}
