@@ -4,7 +4,7 @@
 //! ```text
 //! jobs ──prepare each──> rows one behind the other ──one run──> outputs ──rows apart──> an answer for each
 //!                │                                      │
-//!                └ its own mistake is its own           └ fails: each runs alone, and who failed alone is apart for a while
+//!                └ its own mistake is its own           └ fails: each half, and so on; who fails alone pays, and is apart for a while
 //! ```
 //!
 //! Inputs are not copied for it: a payload may lie in pieces. Outputs are: an answer that somebody does not take must not hold
@@ -34,7 +34,9 @@ pub(crate) struct Together {
     row_bytes: u64,
     /// A client gave the model, so nobody knows what it does with the rows of others.
     own_only: bool,
-    /// A run came out in a way that no batch comes out.
+    /// Runs that failed although each of their requests succeeded alone.
+    failures: AtomicU64,
+    /// It turned out to be no batch.
     broken: AtomicBool,
 }
 
@@ -52,21 +54,30 @@ impl Together {
         let allowed = allowed.min().unwrap_or(1);
         let row_bytes = store::row_bytes(&signature.inputs)?.max(1);
         let both = row_bytes.saturating_add(store::row_bytes(&signature.outputs)?);
-        let of_time = saturating_ns(limits::BATCH_TIME_MAX).saturating_mul(gain.rows) / gain.all_ns.max(1);
-        let rows = gain.rows.min(allowed).min(limits::BATCH_BYTES_MAX / both).min(of_time.max(1));
+        // Two points of a straight line: what a row takes, and what a run takes whatever its rows.
+        let row_ns = (gain.all_ns.saturating_sub(gain.one_ns) / (gain.rows - 1).max(1)).max(1);
+        let fixed_ns = gain.one_ns.saturating_sub(row_ns);
+        let of_time = saturating_ns(limits::BATCH_TIME_MAX).saturating_sub(fixed_ns) / row_ns;
+        let rows = gain.rows.min(allowed).min(limits::BATCH_BYTES_MAX / both).min(of_time);
         let rows_max = u32::try_from(rows).ok().filter(|&rows| rows > 1)?;
         let id = LOADED.fetch_add(1, Ordering::Relaxed);
-        Some(Together { id, rows_max, row_bytes, own_only, broken: AtomicBool::new(false) })
+        Some(Together {
+            id,
+            rows_max,
+            row_bytes,
+            own_only,
+            failures: AtomicU64::new(0),
+            broken: AtomicBool::new(false),
+        })
     }
 }
 
 impl LoadedVersion {
-    /// Rows that a run of several requests has at most, and how much faster than alone they were when it was loaded; `None` where
-    /// each runs alone.
+    /// Rows that a run of several requests has at most, and what was found when it was loaded; `None` where each runs alone.
     #[must_use]
-    pub fn batching(&self) -> Option<(u32, f64)> {
+    pub fn batching(&self) -> Option<(u32, BatchGain)> {
         let together = self.together.as_ref().filter(|together| !together.broken.load(Ordering::Relaxed))?;
-        Some((together.rows_max, self.verdict.batch?.factor()))
+        Some((together.rows_max, self.verdict.batch?))
     }
 }
 
@@ -81,8 +92,9 @@ pub(crate) fn batching(
     let together = version.together.as_ref().filter(|together| !together.broken.load(Ordering::Relaxed))?;
     let rows =
         u32::try_from(rows_of(&admitted.work)?).ok().filter(|&rows| rows > 0 && rows < together.rows_max)?;
-    // What parameters mean is the backend's business.
-    if !admitted.work.params().is_empty() {
+    // What parameters mean is the backend's business; and what nobody can tell the memory of takes as much as one request may
+    // have, while it runs.
+    if !admitted.work.params().is_empty() || admitted.reserve_at_start > 0 {
         return None;
     }
     let full = version.stats.predict(together.row_bytes * u64::from(together.rows_max), 0);
@@ -104,45 +116,102 @@ fn rows_of(work: &Work) -> Option<u64> {
 /// Runs jobs of one version, the one that holds the slot first. Their answers are in the same order.
 pub(crate) fn run(jobs: impl Iterator<Item = Job>) -> Vec<Ran> {
     let began = Instant::now();
-    let running = Running::begin(began, false);
-    let mut begun: Vec<Result<Begun, Box<Ran>>> = jobs.map(|job| job.begin(began)).collect();
-    let mut ready: Vec<&mut Begun> =
-        begun.iter_mut().flatten().filter(|begun| !begun.is_cancelled()).collect();
-    let together = if ready.len() > 1 { run_ready(&mut ready) } else { None };
-    let Used { ended, wall, device } = running.end();
-    let (service, rows) = (device, ready.iter().map(|begun| begun.rows()).sum::<u64>());
-    let part = |begun: &Begun| service.mul_f64(begun.rows() as f64 / rows.max(1) as f64);
-    let Some(outcomes) = together else {
-        return begun
-            .into_iter()
-            .map(|begun| begun.map_or_else(|ran| *ran, |begun| run_apart(begun, part)))
-            .collect();
-    };
-    let version = ready[0].version().clone();
-    version.stats.executed_together(ready.iter().map(|begun| begun.account()), wall);
-    version.stats.learn(ready.iter().map(|begun| begun.input_bytes()).sum(), service);
-    let mut outcomes = outcomes.into_iter();
-    let mut end = |begun: Begun| {
-        if begun.together == 1 {
-            return begun.run(Instant::now(), Duration::ZERO);
+    let mut runs = Runs::default();
+    let (mut ready, mut apart) = (Vec::new(), Vec::new());
+    for (place, job) in jobs.enumerate() {
+        match job.begin(began) {
+            Err(ran) => runs.done.push((place, *ran)),
+            // Somebody may have been set apart, or have gone away, since the run was put together.
+            Ok(begun) if begun.is_cancelled() || begun.is_apart() => apart.push((place, begun)),
+            Ok(begun) => ready.push((place, begun)),
         }
-        let outcome = outcomes.next().expect("there is one for each that took part");
-        let took = part(&begun);
-        begun.end(outcome, ended, took)
-    };
-    begun.into_iter().map(|begun| begun.map_or_else(|ran| *ran, &mut end)).collect()
+    }
+    runs.settle(ready, false);
+    for (place, begun) in apart {
+        runs.done.push((place, begun.run(Instant::now())));
+    }
+    runs.finish()
 }
 
-/// What goes wrong together is one's own alone. What it took together is each one's part; who fails alone as well is kept
-/// apart for a while, so that nobody can make others pay for it again and again.
-fn run_apart(begun: Begun, part: impl Fn(&Begun) -> Duration) -> Ran {
-    let took = if begun.is_cancelled() { Duration::ZERO } else { part(&begun) };
-    let (version, account) = (begun.version().clone(), begun.account());
-    let ran = begun.run(Instant::now(), took);
-    if ran.failed() {
-        version.stats.of(account).keep_apart(limits::BATCH_APART);
+/// Runs of the same jobs, until each of them has ended.
+#[derive(Default)]
+struct Runs {
+    /// Ended, and which of all jobs they are.
+    done: Vec<(usize, Ran)>,
+    /// Device time of runs of several that failed.
+    wasted: Duration,
+}
+
+impl Runs {
+    /// Runs them together; if that fails, each half of them. So one that is bad costs the others a few runs, and not as many as
+    /// they are.
+    fn settle(&mut self, mut jobs: Vec<(usize, Begun)>, halved: bool) {
+        if jobs.len() <= 1 {
+            for (place, begun) in jobs {
+                let (version, account) = (begun.version().clone(), begun.account());
+                let ran = begun.run(Instant::now());
+                if halved && ran.failed() {
+                    version.stats.of(account).keep_apart(limits::BATCH_APART);
+                }
+                self.done.push((place, ran));
+            }
+            return;
+        }
+        let running = Running::begin(Instant::now(), false);
+        let mut ready: Vec<&mut Begun> = jobs.iter_mut().map(|(_, begun)| begun).collect();
+        let outcomes = run_ready(&mut ready);
+        let Used { ended, wall, device } = running.end();
+        let Some(outcomes) = outcomes else {
+            self.wasted += device;
+            let rest = jobs.split_off(jobs.len() / 2);
+            self.settle(jobs, true);
+            return self.settle(rest, true);
+        };
+        let stats = &ready[0].version().stats;
+        stats.executed_together(ready.iter().map(|begun| begun.account()), wall);
+        stats.learn(ready.iter().map(|begun| begun.input_bytes()).sum(), device);
+        let rows = ready.iter().map(|begun| begun.rows()).sum::<u64>().max(1) as f64;
+        for ((place, begun), outcome) in jobs.into_iter().zip(outcomes) {
+            let part = device.mul_f64(begun.rows() as f64 / rows);
+            self.done.push((place, begun.end(outcome, ended, part)));
+        }
     }
-    ran
+
+    /// In the order of the jobs. What runs took that failed is charged to those who failed alone, so that nobody can make others
+    /// pay; to all, if none did.
+    fn finish(mut self) -> Vec<Ran> {
+        self.done.sort_by_key(|(place, _)| *place);
+        let mut ran: Vec<Ran> = self.done.into_iter().map(|(_, ran)| ran).collect();
+        if self.wasted > Duration::ZERO {
+            let failed = ran.iter().filter(|ran| ran.failed()).count();
+            if failed == 0
+                && let Some(ran) = ran.first()
+            {
+                ran.version().fails_together();
+            }
+            let pay = if failed > 0 { failed } else { ran.len() };
+            let part = self.wasted / u32::try_from(pay).unwrap_or(u32::MAX).max(1);
+            ran.iter_mut().filter(|ran| failed == 0 || ran.failed()).for_each(|ran| ran.charge(part));
+        }
+        ran
+    }
+}
+
+impl LoadedVersion {
+    /// A run of several failed, and each of them succeeded alone.
+    fn fails_together(&self) {
+        let Some(together) = &self.together else { return };
+        if together.failures.fetch_add(1, Ordering::Relaxed) + 1 >= limits::BATCH_FAILURES_MAX {
+            self.runs_alone("runs of several requests fail where each succeeds alone");
+        }
+    }
+
+    /// Requests run alone from now on.
+    fn runs_alone(&self, why: &str) {
+        if self.together.as_ref().is_some_and(|together| !together.broken.swap(true, Ordering::Relaxed)) {
+            tracing::warn!(model = %self.name, version = self.version, "{why}: its requests run alone from now on");
+        }
+    }
 }
 
 /// One run of all of them. How each one's part came out, or `None` if there was nothing to part.
@@ -158,11 +227,7 @@ fn run_ready(ready: &mut [&mut Begun]) -> Option<Vec<Result<(), RunError>>> {
     }
     let outcomes = part(&version, ready, whole, rows);
     if outcomes.is_none() {
-        let broken = version.together.as_ref().map(|together| &together.broken);
-        if broken.is_some_and(|broken| !broken.swap(true, Ordering::Relaxed)) {
-            tracing::warn!(model = %version.name, version = version.version,
-                "what came out of a run of several requests has another number of rows: its requests run alone from now on");
-        }
+        version.runs_alone("what came out of a run of several requests has another number of rows");
     }
     outcomes
 }

@@ -454,7 +454,7 @@ impl Device {
         let mut job = job;
         let mut state = self.shared.lock();
         state.arrived += 1;
-        job.comes(state.scheduler.waiting());
+        job.comes(state.scheduler.waiting_of(job.tenant().key()));
         let here = self.shared.step(state, queued, Event::Arrive(arrival), Some(job), Thread::Other);
         here.map(|job| Here { shared: self.shared.clone(), job: Some(job), short })
     }

@@ -29,7 +29,7 @@ pub enum Waited {
 /// What the scheduler did with a job.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Scheduled {
-    /// Jobs that waited for its device when it came.
+    /// Jobs of its own tenant that waited for its device when it came. Others' are nobody's business.
     pub ahead: u32,
     /// What it waited for.
     pub waited_for: Waited,

@@ -151,7 +151,7 @@ impl Job {
         Job(Box::new(Inner { admitted, obligation, queued, predicted, batching, ahead, waited_for }))
     }
 
-    /// It came when so many waited.
+    /// It came when so many of its tenant's waited.
     pub(crate) fn comes(&mut self, ahead: usize) {
         self.0.ahead = u32::try_from(ahead).unwrap_or(u32::MAX);
     }
@@ -215,7 +215,7 @@ impl Job {
     /// Runs the operation on this thread. A panic of the backend is a failure of this job only.
     pub(crate) fn run(self) -> Ran {
         let began = Instant::now();
-        self.begin(began).map_or_else(|ran| *ran, |begun| begun.run(began, Duration::ZERO))
+        self.begin(began).map_or_else(|ran| *ran, |begun| begun.run(began))
     }
 
     /// What can be said before it runs: it is over, if what is left to check is wrong.
@@ -301,8 +301,14 @@ impl Begun {
         self.obligation.cancel.is_cancelled()
     }
 
-    /// Runs it alone. `before` is device time that it had already.
-    pub(crate) fn run(mut self, began: Instant, before: Duration) -> Ran {
+    /// Whether it has to run alone by now.
+    pub(crate) fn is_apart(&self) -> bool {
+        self.version.stats.of(self.account()).is_apart()
+    }
+
+    /// Runs it alone.
+    pub(crate) fn run(mut self, began: Instant) -> Ran {
+        self.together = 1;
         let running = Running::begin(began, self.version.stats.is_short());
         let outcome = run_caught(&self.version, &mut self.work);
         let used = running.end();
@@ -312,7 +318,7 @@ impl Begun {
         if outcome.is_ok() || longer {
             self.version.stats.learn(self.input_bytes, used.device);
         }
-        self.end(outcome, used.ended, used.device + before)
+        self.end(outcome, used.ended, used.device)
     }
 
     /// It ended after so much device time.
@@ -362,6 +368,17 @@ fn prepare(
 impl Ran {
     pub(crate) fn id(&self) -> JobId {
         self.job.job
+    }
+
+    pub(crate) fn version(&self) -> &LoadedVersion {
+        &self.version
+    }
+
+    /// Charges more device time.
+    pub(crate) fn charge(&mut self, more: Duration) {
+        self.job.tenant.charge(more);
+        self.service += more;
+        self.scheduled.device += more;
     }
 
     pub(crate) fn failed(&self) -> bool {

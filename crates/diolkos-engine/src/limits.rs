@@ -38,6 +38,9 @@ pub const BATCH_TIME_MAX: Duration = Duration::from_millis(20);
 /// Inputs and outputs of such a run: all of it is copied at once.
 pub const BATCH_BYTES_MAX: u64 = 64 << 20;
 
+/// Runs that may fail although each of their requests succeeds alone, before a version's requests run alone for good.
+pub const BATCH_FAILURES_MAX: u64 = 3;
+
 /// Requests of a tenant to a version that run alone after one of its own failed in a run with others.
 pub const BATCH_APART: u64 = 1000;
 

@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -15,7 +16,7 @@ use diolkos_backend::{
     Backend, Buffer, Format, LoadError, LoadOptions, ModelFiles, Operation, RunError, Tensor, Work,
 };
 use diolkos_engine::account::Whose;
-use diolkos_engine::store::{NoRehearsal, Store, StoreConfig};
+use diolkos_engine::store::{ClientFiles, NoRehearsal, Store, StoreConfig};
 use diolkos_engine::{
     ControlRequest, Engine, EngineConfig, Explained, Lease, NamedTensor, Policy, Reply, Request, Scheduled,
     Session, Share, Waited,
@@ -117,15 +118,23 @@ struct Node {
 
 /// An engine with one slot and the model, loaded.
 fn node(config: &EngineConfig) -> Node {
+    node_with(config, |dir, engine| {
+        let file = dir.join("add.rows");
+        std::fs::write(&file, "").unwrap();
+        engine.store().add_file(&file).unwrap();
+        engine.control_and_wait(ControlRequest::Load { name: "add".into() }).unwrap();
+    })
+}
+
+fn node_with(config: &EngineConfig, load: impl Fn(&Path, &Engine)) -> Node {
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("add.rows");
-    std::fs::write(&file, "").unwrap();
     let watch: Arc<Watch> = Arc::default();
     let backends: Vec<Arc<dyn Backend>> = vec![Arc::new(Rows(watch.clone()))];
-    let store = Store::new(StoreConfig::default(), backends, Box::new(NoRehearsal)).unwrap();
-    store.add_file(&file).unwrap();
+    let blob_dir = Some(dir.path().join("blobs"));
+    let store = StoreConfig { client_load: true, blob_dir, ..StoreConfig::default() };
+    let store = Store::new(store, backends, Box::new(NoRehearsal)).unwrap();
     let engine = Engine::start(config, store).unwrap();
-    engine.control_and_wait(ControlRequest::Load { name: "add".into() }).unwrap();
+    load(dir.path(), &engine);
     watch.loaded.store(true, Ordering::Relaxed);
     Node { engine, watch, _dir: dir }
 }
@@ -256,7 +265,8 @@ fn one_bad_request_fails_alone_and_is_kept_apart_afterwards() {
         let _rest = [submit(&a, &[1.0], &send), submit(&b, &[bad], &send), submit(&a, &[3.0], &send)];
         node.watch.gate.open();
         assert_eq!(ends(&receive, 4), [(bad, Code::Internal)]);
-        assert_eq!(node.runs(), [1, 3, 1, 1, 1]);
+        // Halves, until it is found.
+        assert_eq!(node.runs(), [1, 3, 1, 2, 1, 1]);
         // Whoever spoilt it runs alone now; the others go on together.
         let mut tickets = vec![submit(&a, &[9.0], &send)];
         tickets.extend((0..6).map(|row| submit(if row % 2 == 0 { &a } else { &b }, &[row as f32], &send)));
@@ -344,4 +354,22 @@ fn who_waits_for_its_own_limit_is_told_so() {
     assert_eq!(standing.waits_for, Waited::OwnLimit);
     node.watch.gate.open();
     assert_eq!(ends(&receive, 2), []);
+}
+
+#[test]
+fn a_model_that_a_client_gave_never_has_rows_of_two_tenants_in_a_run() {
+    let node = node_with(&EngineConfig::cpu(1), |_, engine| {
+        let files = [((1, "model.rows".to_owned()), bytes::Bytes::from_static(b"x"))].into();
+        let request =
+            ControlRequest::LoadFiles { name: "add".into(), files: ClientFiles { files, config: None } };
+        engine.control_and_wait(request).unwrap();
+    });
+    let (a, b) = (node.session("a"), node.session("b"));
+    let (send, receive) = channel();
+    let _first = submit(&a, &[WAITS], &send);
+    node.watch.gate.wait_for_arrivals(1);
+    let _rest: Vec<_> = [&a, &b, &a, &b].iter().map(|session| submit(session, &[1.0], &send)).collect();
+    node.watch.gate.open();
+    assert_eq!(ends(&receive, 5), []);
+    assert_eq!(node.runs(), [1, 2, 2]);
 }

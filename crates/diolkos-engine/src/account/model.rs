@@ -137,6 +137,11 @@ impl ModelStats {
         self.apart.store(requests, Ordering::Relaxed);
     }
 
+    /// Whether requests have to run alone.
+    pub(crate) fn is_apart(&self) -> bool {
+        self.apart.load(Ordering::Relaxed) > 0
+    }
+
     /// Whether a request has to run alone, which counts as one.
     pub(crate) fn is_kept_apart(&self) -> bool {
         // Nearly always none, and then nothing is written.

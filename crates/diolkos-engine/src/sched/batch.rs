@@ -68,6 +68,7 @@ struct Open {
     head: JobId,
     rows: u32,
     rows_max: u32,
+    jobs: usize,
     /// No thread takes it yet.
     hold: Option<Hold>,
 }
@@ -79,16 +80,28 @@ pub(super) struct Joined {
     pub(super) head: JobId,
     /// Rows that it has now.
     pub(super) rows: u32,
-    /// It was held up, and has enough now.
+    /// It was held up, and has enough now, or one that can't wait.
     pub(super) goes: bool,
 }
 
 impl OpenRuns {
-    /// A run was started with so many rows. Of two with the same key only the newer one is joined.
-    pub(super) fn open(&mut self, class: Class, head: JobId, batch: Batching, rows: u32, hold: Option<Hold>) {
-        if rows < batch.rows_max {
-            self.0.insert((class, batch.key), Open { head, rows, rows_max: batch.rows_max, hold });
+    /// A run was started with so many rows and jobs. Of two with the same key only the newer one is joined, so an older one that is
+    /// held up goes; it is returned.
+    #[must_use]
+    pub(super) fn open(
+        &mut self,
+        class: Class,
+        head: JobId,
+        batch: Batching,
+        (rows, jobs): (u32, usize),
+        hold: Option<Hold>,
+    ) -> Option<JobId> {
+        if rows >= batch.rows_max {
+            return None;
         }
+        let open = Open { head, rows, rows_max: batch.rows_max, jobs, hold };
+        let older = self.0.insert((class, batch.key), open)?;
+        older.hold.map(|_| older.head)
     }
 
     /// Whether a run is held up that a job may join.
@@ -97,11 +110,14 @@ impl OpenRuns {
     }
 
     /// Lets a job join, if there is a run with room for it.
-    pub(super) fn join(&mut self, class: Class, batch: Batching) -> Option<Joined> {
+    pub(super) fn join(&mut self, class: Class, batch: Batching, deadline: Option<Nanos>) -> Option<Joined> {
         let open = self.0.get_mut(&(class, batch.key))?;
         let rows = open.rows.checked_add(batch.rows).filter(|&rows| rows <= open.rows_max)?;
         open.rows = rows;
-        let goes = open.hold.take_if(|hold| rows >= hold.rows).is_some();
+        open.jobs += 1;
+        let (jobs, hurries) =
+            (open.jobs, |hold: &Hold| deadline.is_some_and(|deadline| deadline <= hold.until));
+        let goes = open.hold.take_if(|hold| jobs >= hold.jobs || hurries(hold)).is_some();
         Some(Joined { head: open.head, rows, goes })
     }
 
@@ -117,6 +133,12 @@ impl OpenRuns {
         let mut going: Vec<JobId> = held.collect();
         going.sort_unstable();
         going
+    }
+
+    /// Whether this run is held up.
+    #[cfg(test)]
+    pub(super) fn holds(&self, head: JobId) -> bool {
+        self.0.values().any(|open| open.head == head && open.hold.is_some())
     }
 
     /// Nobody joins the run of this job any more.

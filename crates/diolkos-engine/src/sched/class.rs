@@ -56,6 +56,8 @@ struct Flow {
     work: Nanos,
     /// When the next one starts.
     start: Virtual,
+    /// Where it began when it came back last, in virtual time: nothing that is given back leads before that.
+    since: Virtual,
     in_line: bool,
     /// It has jobs and its tenant may not run more.
     aside: bool,
@@ -85,6 +87,15 @@ pub struct ClassQueue {
     waiting: usize,
     running: usize,
     sweep_at: usize,
+}
+
+impl Flow {
+    /// It begins here, or where it is if that is later.
+    fn begin_at(&mut self, at: Virtual) {
+        if self.start < at {
+            (self.start, self.since) = (at, at);
+        }
+    }
 }
 
 /// How far a tenant of this weight moves on for a job of this cost.
@@ -129,7 +140,7 @@ impl ClassQueue {
         let now = self.now;
         let flow = self.flows.entry(tenant).or_default();
         if flow.jobs.is_empty() {
-            flow.start = flow.start.max(now);
+            flow.begin_at(now);
             flow.weight = weight;
             self.weights += u64::from(weight);
         }
@@ -166,7 +177,7 @@ impl ClassQueue {
             if std::mem::take(&mut flow.aside) {
                 // What it could not use because of a bound of its own is no credit, but for one job.
                 let one = virtual_time(first.cost, flow.weight);
-                flow.start = flow.start.max(self.now.saturating_sub(one));
+                flow.begin_at(self.now.saturating_sub(one));
                 self.latest = self.latest.max(flow.start);
             }
             flow.in_line = true;
@@ -196,7 +207,13 @@ impl ClassQueue {
 
     /// A job starts that never waited.
     pub fn start_at_once(&mut self, tenant: TenantKey, weight: u32, cost: Nanos) {
-        let start = self.flows.entry(tenant).or_default().start.max(self.now);
+        let now = self.now;
+        let flow = self.flows.entry(tenant).or_default();
+        // Whoever has jobs here has its place already.
+        if flow.jobs.is_empty() {
+            flow.begin_at(now);
+        }
+        let start = flow.start;
         self.start(tenant, weight, cost, start);
     }
 
@@ -223,7 +240,7 @@ impl ClassQueue {
         virtual_time(cost, 1) / Virtual::from(weights.max(1))
     }
 
-    /// A job ended that was charged `cost` and took `took`.
+    /// A job ended that was charged `cost` at this weight, and took `took`.
     pub fn correct(&mut self, tenant: TenantKey, weight: u32, cost: Nanos, took: Nanos) {
         self.running -= 1;
         // Where nobody is left who could owe or be owed, all begin anew.
@@ -239,7 +256,7 @@ impl ClassQueue {
             if took >= cost {
                 flow.start += virtual_time(took - cost, weight);
             } else {
-                flow.start = flow.start.saturating_sub(virtual_time(cost - took, weight));
+                flow.start = flow.start.saturating_sub(virtual_time(cost - took, weight)).max(flow.since);
             }
             self.latest = self.latest.max(flow.start);
             if flow.in_line {
@@ -261,10 +278,11 @@ impl ClassQueue {
         }
     }
 
-    /// Forgets tenants that have no jobs and no debt.
+    /// Forgets tenants that have no jobs and no debt. Virtual time may be corrected backwards, but never before the start of a job
+    /// that started, so that is where a debt ends.
     fn sweep(&mut self) {
-        let now = self.now;
-        self.flows.retain(|_, flow| !flow.jobs.is_empty() || flow.running > 0 || flow.start > now);
+        let paid = self.started;
+        self.flows.retain(|_, flow| !flow.jobs.is_empty() || flow.running > 0 || flow.start > paid);
         self.sweep_at = 2 * self.flows.len() + IDLE_MIN;
     }
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How many rows of one kind there usually are, so that a run that could be larger waits a moment for those who will come.
+//! How many jobs of one kind there usually are, so that a run that could be larger waits a moment for those who will come.
 //!
 //! Clients that wait for answers send again when they have them: right after a large run there is nobody, and a moment later
 //! everybody. Whoever comes first would run alone, and all others after that. So while many are usual, a run is held up until it
 //! has its part of them, but no longer than half of what a run costs whatever its rows: then nothing is lost even if nobody comes. With one
-//! client, one row is usual, and nothing is ever held up.
+//! client, one job is usual, and nothing is ever held up; and what was usual is forgotten when nobody came for a while.
 
 use std::collections::HashMap;
 
@@ -18,18 +18,23 @@ pub const HOLD_MAX: Nanos = 1_000_000;
 /// The newest number has this part in what is usual.
 const NEWEST: u64 = 16;
 
-/// Kinds without rows that are kept before they are forgotten.
+/// After so long without a job what was usual is forgotten.
+const FORGET: Nanos = 50 * HOLD_MAX;
+
+/// Kinds without jobs that are kept before they are forgotten.
 const IDLE_MIN: usize = 256;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Crowd {
-    /// Rows that wait or run.
-    rows: u64,
+    /// Jobs that wait or run.
+    jobs: u64,
     /// What was found when jobs came, on average, times [`NEWEST`].
     usual: u64,
+    /// When the last one came.
+    last: Nanos,
 }
 
-/// Rows by class and key.
+/// Jobs by class and key.
 #[derive(Debug, Default)]
 pub(super) struct Crowds(HashMap<(Class, BatchKey), Crowd, BuildSpread>);
 
@@ -38,47 +43,52 @@ pub(super) struct Crowds(HashMap<(Class, BatchKey), Crowd, BuildSpread>);
 pub(super) struct Hold {
     /// No longer than that.
     pub(super) until: Nanos,
-    /// Nor once it has so many rows.
-    pub(super) rows: u32,
+    /// Nor once so many jobs are in it.
+    pub(super) jobs: usize,
 }
 
 impl Crowds {
     /// A job came.
-    pub(super) fn comes(&mut self, class: Class, batch: Option<Batching>) {
+    pub(super) fn comes(&mut self, now: Nanos, class: Class, batch: Option<Batching>) {
         let Some(batch) = batch else { return };
         let crowd = self.0.entry((class, batch.key)).or_default();
-        crowd.rows += u64::from(batch.rows);
-        crowd.usual = crowd.usual - crowd.usual / NEWEST + crowd.rows;
+        if now.saturating_sub(crowd.last) > FORGET {
+            crowd.usual = 0;
+        }
+        crowd.last = now;
+        crowd.jobs += 1;
+        crowd.usual = crowd.usual - crowd.usual / NEWEST + crowd.jobs;
     }
 
     /// A job ended.
     pub(super) fn goes(&mut self, class: Class, batch: Option<Batching>) {
         let Some(batch) = batch else { return };
         let crowd = self.0.get_mut(&(class, batch.key)).expect("it came");
-        crowd.rows -= u64::from(batch.rows);
-        if crowd.rows == 0 && self.0.len() > IDLE_MIN {
-            self.0.retain(|_, crowd| crowd.rows > 0);
+        crowd.jobs -= 1;
+        if crowd.jobs == 0 && self.0.len() > IDLE_MIN {
+            self.0.retain(|_, crowd| crowd.jobs > 0);
         }
     }
 
-    /// Whether a run with so many rows is held up, where so many slots share those that are usual.
+    /// Whether a run with so many jobs is held up, where so many slots share those that are usual.
     pub(super) fn hold(
         &self,
         now: Nanos,
         class: Class,
         batch: Batching,
-        rows: u32,
+        jobs: usize,
         slots: usize,
     ) -> Option<Hold> {
         let crowd = self.0.get(&(class, batch.key))?;
-        let part = crowd.usual / NEWEST / slots as u64;
-        let wanted = u32::try_from(part).unwrap_or(u32::MAX).min(batch.rows_max);
+        let part = usize::try_from(crowd.usual / NEWEST / slots as u64).unwrap_or(usize::MAX);
+        // More than that are not in a run anyway.
+        let wanted = part.min(batch.rows_max as usize);
         let until = now.saturating_add((batch.fixed / 2).min(HOLD_MAX));
-        (rows < wanted && until > now).then_some(Hold { until, rows: wanted })
+        (jobs < wanted && until > now).then_some(Hold { until, jobs: wanted })
     }
 
     #[cfg(test)]
-    pub(super) fn rows(&self) -> u64 {
-        self.0.values().map(|crowd| crowd.rows).sum()
+    pub(super) fn jobs(&self) -> u64 {
+        self.0.values().map(|crowd| crowd.jobs).sum()
     }
 }

@@ -188,6 +188,8 @@ struct Running {
     tenant: TenantKey,
     class: Class,
     cost: Nanos,
+    /// Of its tenant, when it started.
+    weight: u32,
     /// It started because the floor of its class was due.
     due: bool,
     /// It holds a slot. Those who joined it do not.
@@ -237,6 +239,12 @@ impl Scheduler {
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// Jobs of one tenant that wait.
+    #[must_use]
+    pub fn waiting_of(&self, tenant: TenantKey) -> usize {
+        self.tenants.waiting(tenant)
     }
 
     /// Jobs that run.
@@ -314,7 +322,7 @@ impl Scheduler {
         }
         if self.tenants.has_room(tenant)
             && let Some(batch) = arrival.batch.filter(|batch| self.open.is_held(class, *batch))
-            && self.join(&arrival, batch, actions)
+            && self.join(now, &arrival, batch, actions)
         {
             return;
         }
@@ -322,18 +330,18 @@ impl Scheduler {
         if self.slots_used < self.config.slots && self.tenants.has_room(tenant) {
             let weight = self.tenants.weight(tenant);
             self.classes[class as usize].start_at_once(tenant, weight, alone);
-            self.crowds.comes(class, arrival.batch);
+            self.crowds.comes(now, class, arrival.batch);
             let batch = arrival.batch;
-            self.begin(job, Running { tenant, class, cost: alone, due: false, slot: true, batch });
+            self.begin(job, Running { tenant, class, cost: alone, weight, due: false, slot: true, batch });
             actions.push(if run_here { Action::RunHere(job) } else { Action::Start(job) });
             if let Some(batch) = batch.filter(|_| !run_here) {
-                self.open(now, class, job, batch, batch.rows, deadline, actions);
+                self.open(now, class, job, batch, (batch.rows, 1), deadline, actions);
             }
             return;
         }
         if self.tenants.has_room(tenant)
             && let Some(batch) = arrival.batch
-            && self.join(&arrival, batch, actions)
+            && self.join(now, &arrival, batch, actions)
         {
             return;
         }
@@ -353,7 +361,7 @@ impl Scheduler {
             self.deadlines.insert((deadline, job));
         }
         self.arrivals += 1;
-        self.crowds.comes(class, arrival.batch);
+        self.crowds.comes(now, class, arrival.batch);
         let known = self.waiting.insert(job, Waiting { tenant, class, place, batch: arrival.batch });
         assert!(known.is_none(), "job {job} arrived twice");
         let queued = Queued { job, alone, cost, batch: arrival.batch };
@@ -367,14 +375,17 @@ impl Scheduler {
     }
 
     /// A job that comes joins a run that no thread took yet, if there is one with room.
-    fn join(&mut self, arrival: &Arrival, batch: Batching, actions: &mut Vec<Action>) -> bool {
-        let Arrival { job, tenant, class, .. } = *arrival;
-        let Some(Joined { head, rows, goes }) = self.open.join(class, batch) else { return false };
+    fn join(&mut self, now: Nanos, arrival: &Arrival, batch: Batching, actions: &mut Vec<Action>) -> bool {
+        let Arrival { job, tenant, class, deadline, .. } = *arrival;
+        let Some(Joined { head, rows, goes }) = self.open.join(class, batch, deadline) else { return false };
         let cost = batch.part_of(rows).max(COST_MIN);
         let weight = self.tenants.weight(tenant);
-        self.crowds.comes(class, arrival.batch);
+        self.crowds.comes(now, class, arrival.batch);
         self.classes[class as usize].start_at_once(tenant, weight, cost);
-        self.begin(job, Running { tenant, class, cost, due: false, slot: false, batch: arrival.batch });
+        self.begin(
+            job,
+            Running { tenant, class, cost, weight, due: false, slot: false, batch: arrival.batch },
+        );
         actions.push(Action::Join(job, head));
         if goes {
             actions.push(Action::Go(head));
@@ -390,15 +401,16 @@ impl Scheduler {
         class: Class,
         head: JobId,
         batch: Batching,
-        rows: u32,
+        (rows, jobs): (u32, usize),
         deadline: Option<Nanos>,
         actions: &mut Vec<Action>,
     ) {
         let nobody_waits = !self.classes.iter().any(ClassQueue::has_line);
-        let hold = self.crowds.hold(now, class, batch, rows, self.config.slots);
+        let hold = self.crowds.hold(now, class, batch, jobs, self.config.slots);
         let in_time = |hold: &Hold| deadline.is_none_or(|deadline| hold.until < deadline);
         let hold = hold.filter(|hold| nobody_waits && in_time(hold));
-        self.open.open(class, head, batch, rows, hold);
+        let older = self.open.open(class, head, batch, (rows, jobs), hold);
+        actions.extend(older.map(Action::Go));
         if hold.is_some() {
             actions.push(Action::Hold(head));
         }
@@ -464,9 +476,10 @@ impl Scheduler {
         if waited.place.0 < Nanos::MAX {
             self.deadlines.remove(&(waited.place.0, queued.job));
         }
-        self.classes[class as usize].start_waited(tenant, self.tenants.weight(tenant), cost);
+        let weight = self.tenants.weight(tenant);
+        self.classes[class as usize].start_waited(tenant, weight, cost);
         self.tenants.waits_no_more(tenant);
-        self.begin(queued.job, Running { tenant, class, cost, due, slot, batch: queued.batch });
+        self.begin(queued.job, Running { tenant, class, cost, weight, due, slot, batch: queued.batch });
     }
 
     /// A class has so much of the device, and those who wait are owed a part of it.
@@ -475,13 +488,13 @@ impl Scheduler {
     }
 
     fn finish(&mut self, job: JobId, took: Nanos) {
-        let Running { tenant, class, cost, due, slot, batch } =
+        let Running { tenant, class, cost, weight, due, slot, batch } =
             self.running.remove(&job).expect("a job finishes that runs");
         self.slots_used -= usize::from(slot);
         self.open.close(job);
         self.crowds.goes(class, batch);
         let took = took.max(COST_MIN);
-        self.classes[class as usize].correct(tenant, self.tenants.weight(tenant), cost, took);
+        self.classes[class as usize].correct(tenant, weight, cost, took);
         let was_full = !self.tenants.has_room(tenant);
         self.tenants.finished(tenant);
         if was_full && self.tenants.has_room(tenant) {
@@ -530,7 +543,8 @@ impl Scheduler {
         let mates = batch::mates(queue, &self.tenants, tenant, batch);
         let rows = mates.iter().filter_map(|(_, _, mate)| mate.batch);
         let rows = rows.fold(batch.rows, |sum, mate| sum.saturating_add(mate.rows));
-        let alone = mates.is_empty();
+        let (alone, jobs) = (mates.is_empty(), 1 + mates.len());
+        let first = mates.iter().map(|(_, place, _)| place.0).chain([place.0]).min().unwrap_or(Nanos::MAX);
         let part = |queued: &Queued| match queued.batch.filter(|_| !alone) {
             Some(batch) => batch.part_of(rows).max(COST_MIN),
             None => queued.alone,
@@ -541,8 +555,8 @@ impl Scheduler {
             self.begin_waiting(class, tenant, mate, part(&mate), due, false);
             actions.push(Action::Join(mate.job, head.job));
         }
-        let deadline = (place.0 < Nanos::MAX).then_some(place.0);
-        self.open(now, class, head.job, batch, rows, deadline, actions);
+        let deadline = (first < Nanos::MAX).then_some(first);
+        self.open(now, class, head.job, batch, (rows, jobs), deadline, actions);
     }
 
     /// The most urgent class with somebody in line, unless a floor is due; and whether that is why.

@@ -38,8 +38,9 @@ struct Open {
     head: JobId,
     rows: u32,
     rows_max: u32,
-    /// It waits for company until then, or for so many rows.
-    hold: Option<(Nanos, u32)>,
+    /// It waits for company until then, or for so many jobs.
+    hold: Option<(Nanos, usize)>,
+    jobs: usize,
 }
 
 #[derive(Debug)]
@@ -55,8 +56,10 @@ pub(super) struct Model {
     latest: [Virtual; 3],
     aside: [i64; 3],
     open: Vec<Open>,
-    /// By class and key: sixteen times the rows that there usually are.
-    usual: BTreeMap<(Class, BatchKey), u64>,
+    /// By class and key: sixteen times the jobs that there usually are, and when the last one came.
+    usual: BTreeMap<(Class, BatchKey), (u64, Nanos)>,
+    /// Where a tenant began when it came back.
+    since: BTreeMap<(Class, TenantKey), Virtual>,
     /// Tenants with jobs that may not run more.
     held: BTreeSet<(Class, TenantKey)>,
     arrivals: u64,
@@ -76,6 +79,7 @@ impl Model {
             aside: [0; 3],
             open: Vec::new(),
             usual: BTreeMap::new(),
+            since: BTreeMap::new(),
             held: BTreeSet::new(),
             arrivals: 0,
         }
@@ -122,22 +126,21 @@ impl Model {
         self.open.iter().filter_map(|open| open.hold).map(|(until, _)| until).min()
     }
 
-    /// A job came: rows that wait or run, with its own, go into what is usual.
-    fn counts(&mut self, class: Class, batch: Option<Batching>) {
+    /// A job came: those that wait or run, and itself, go into what is usual.
+    fn counts(&mut self, now: Nanos, class: Class, batch: Option<Batching>) {
         let Some(batch) = batch else { return };
-        let rows = |job: &Arrival| {
-            let same = job.batch.filter(|other| (job.class, other.key) == (class, batch.key));
-            same.map_or(0, |other| u64::from(other.rows))
+        let same = |of: Class, other: Option<Batching>| {
+            other.is_some_and(|other| (of, other.key) == (class, batch.key))
         };
-        let waiting: u64 = self.waiting.iter().map(|plain| rows(&plain.arrival)).sum();
-        let running = self.running.iter().filter(|(_, running)| running.class == class);
-        let running: u64 = running
-            .filter_map(|(_, running)| running.batch)
-            .filter(|other| other.key == batch.key)
-            .map(|batch| u64::from(batch.rows))
-            .sum();
-        let usual = self.usual.entry((class, batch.key)).or_default();
-        *usual = *usual - *usual / 16 + waiting + running + u64::from(batch.rows);
+        let waiting =
+            self.waiting.iter().filter(|plain| same(plain.arrival.class, plain.arrival.batch)).count();
+        let running = self.running.iter().filter(|(_, running)| same(running.class, running.batch)).count();
+        let (usual, last) = self.usual.entry((class, batch.key)).or_default();
+        if now.saturating_sub(*last) > 50 * HOLD_MAX {
+            *usual = 0;
+        }
+        *last = now;
+        *usual = *usual - *usual / 16 + (waiting + running + 1) as u64;
     }
 
     pub(super) fn has_room(&self, tenant: TenantKey) -> bool {
@@ -153,7 +156,11 @@ impl Model {
     }
 
     fn virtual_time(&self, tenant: TenantKey, cost: Nanos) -> Virtual {
-        Virtual::from(cost) * 1000 / Virtual::from(self.shares[&tenant].weight.max(1))
+        at_weight(cost, self.weight(tenant))
+    }
+
+    fn weight(&self, tenant: TenantKey) -> u32 {
+        self.shares[&tenant].weight.max(1)
     }
 
     /// When a tenant's next job would start.
@@ -200,7 +207,7 @@ impl Model {
         self.start.insert((class, tenant), next);
         self.latest[class as usize] = self.latest[class as usize].max(next);
         self.started[class as usize] = self.started[class as usize].max(start);
-        let passed = self.now[class as usize] + self.passes(class, tenant, cost);
+        let passed = self.now[class as usize] + self.passes(class, tenant, self.weight(tenant), cost);
         self.now[class as usize] = passed.max(start);
         self.running.push((job, running));
         self.hold_or_let_go(tenant);
@@ -210,16 +217,17 @@ impl Model {
     fn finish(&mut self, job: JobId, took: Nanos) {
         self.open.retain(|open| open.head != job);
         let at = self.running.iter().position(|&(running, _)| running == job).unwrap();
-        let (_, Running { tenant, class, cost, due, .. }) = self.running.remove(at);
+        let (_, Running { tenant, class, cost, weight, due, .. }) = self.running.remove(at);
+        let since = self.since.get(&(class, tenant)).copied().unwrap_or(0);
         let start = self.start_of(class, tenant);
         let now = self.now[class as usize];
         let corrected = if took >= cost {
-            self.now[class as usize] = now + self.passes(class, tenant, took - cost);
-            start + self.virtual_time(tenant, took - cost)
+            self.now[class as usize] = now + self.passes(class, tenant, weight, took - cost);
+            start + at_weight(took - cost, weight)
         } else {
-            let passed = self.passes(class, tenant, cost - took);
+            let passed = self.passes(class, tenant, weight, cost - took);
             self.now[class as usize] = now.saturating_sub(passed).max(self.started[class as usize]);
-            start.saturating_sub(self.virtual_time(tenant, cost - took))
+            start.saturating_sub(at_weight(cost - took, weight)).max(since)
         };
         self.start.insert((class, tenant), corrected);
         self.latest[class as usize] = self.latest[class as usize].max(corrected);
@@ -228,6 +236,7 @@ impl Model {
         if !busy {
             self.now[class as usize] = self.latest[class as usize];
             self.start.retain(|&(other, _), _| other != class);
+            self.since.retain(|&(other, _), _| other != class);
         }
         self.hold_or_let_go(tenant);
         if took > cost {
@@ -265,35 +274,55 @@ impl Model {
             let mates = self.mates(&next);
             let rows = |plain: &Plain| plain.arrival.batch.map_or(0, |batch| batch.rows);
             let all: u32 = mates.iter().chain([&next]).map(rows).sum();
-            let alone = mates.is_empty();
+            let (alone, jobs) = (mates.is_empty(), 1 + mates.len());
+            let first = mates.iter().chain([&next]).filter_map(|plain| plain.arrival.deadline).min();
             let arrival = next.arrival;
             for plain in [next].into_iter().chain(mates) {
                 let Arrival { job, tenant, class, batch, .. } = plain.arrival;
                 self.waiting.retain(|plain| plain.arrival.job != job);
                 let part = batch.filter(|_| !alone).map(|batch| batch.part_of(all).max(COST_MIN));
                 let cost = part.unwrap_or(plain.alone());
-                self.begin(job, Running { tenant, class, cost, due, slot: job == head, batch });
+                self.begin(
+                    job,
+                    Running {
+                        tenant,
+                        class,
+                        cost,
+                        due,
+                        slot: job == head,
+                        batch,
+                        weight: self.weight(tenant),
+                    },
+                );
                 actions.push(if job == head { Action::Start(job) } else { Action::Join(job, head) });
             }
-            self.opens(now, &arrival, all, actions);
+            self.opens(now, &Arrival { deadline: first, ..arrival }, (all, jobs), actions);
         }
     }
 
-    fn opens(&mut self, now: Nanos, arrival: &Arrival, rows: u32, actions: &mut Vec<Action>) {
+    fn opens(
+        &mut self,
+        now: Nanos,
+        arrival: &Arrival,
+        (rows, jobs): (u32, usize),
+        actions: &mut Vec<Action>,
+    ) {
         let Arrival { job: head, class, batch, deadline, .. } = *arrival;
         let Some(batch) = batch else { return };
-        let usual = self.usual[&(class, batch.key)] / 16 / self.config.slots as u64;
-        let wanted = u32::try_from(usual).unwrap().min(batch.rows_max);
+        let usual = self.usual[&(class, batch.key)].0 / 16 / self.config.slots as u64;
+        let wanted = usize::try_from(usual).unwrap().min(batch.rows_max as usize);
         let until = now + (batch.fixed / 2).min(HOLD_MAX);
-        let holds = rows < wanted
+        let holds = jobs < wanted
             && until > now
             && deadline.is_none_or(|deadline| until < deadline)
             && !self.somebody_waits();
         let (key, rows_max) = (batch.key, batch.rows_max);
         if rows < rows_max {
+            let older = self.open.iter().find(|open| (open.class, open.key) == (class, key));
+            actions.extend(older.filter(|open| open.hold.is_some()).map(|open| Action::Go(open.head)));
             self.open.retain(|open| (open.class, open.key) != (class, key));
             let hold = holds.then_some((until, wanted));
-            self.open.push(Open { class, key, head, rows, rows_max, hold });
+            self.open.push(Open { class, key, head, rows, rows_max, hold, jobs });
         }
         if holds {
             actions.push(Action::Hold(head));
@@ -301,7 +330,7 @@ impl Model {
     }
 
     /// A job joins a run that no thread took yet, if it may and there is one.
-    fn joins(&mut self, arrival: &Arrival, held: bool, actions: &mut Vec<Action>) -> bool {
+    fn joins(&mut self, now: Nanos, arrival: &Arrival, held: bool, actions: &mut Vec<Action>) -> bool {
         let Arrival { job, tenant, class, batch, .. } = *arrival;
         let Some(batch) = batch.filter(|_| self.has_room(tenant)) else { return false };
         let fits = |open: &&mut Open| {
@@ -311,11 +340,27 @@ impl Model {
         };
         let Some(open) = self.open.iter_mut().find(fits) else { return false };
         open.rows += batch.rows;
-        let goes = open.hold.take_if(|(_, wanted)| open.rows >= *wanted).is_some();
+        open.jobs += 1;
+        let hurries = |until| arrival.deadline.is_some_and(|deadline| deadline <= until);
+        let goes = open.hold.take_if(|(until, wanted)| open.jobs >= *wanted || hurries(*until)).is_some();
         let (head, cost) = (open.head, batch.part_of(open.rows).max(COST_MIN));
-        self.counts(class, arrival.batch);
-        self.come_back(class, tenant);
-        self.begin(job, Running { tenant, class, cost, due: false, slot: false, batch: arrival.batch });
+        self.counts(now, class, arrival.batch);
+        let waits = |plain: &Plain| plain.arrival.tenant == tenant && plain.arrival.class == class;
+        if !self.waiting.iter().any(waits) {
+            self.come_back(class, tenant);
+        }
+        self.begin(
+            job,
+            Running {
+                tenant,
+                class,
+                cost,
+                due: false,
+                slot: false,
+                batch: arrival.batch,
+                weight: self.weight(tenant),
+            },
+        );
         actions.push(Action::Join(job, head));
         if goes {
             actions.push(Action::Go(head));
@@ -379,20 +424,28 @@ impl Model {
         let mine = self.waiting.iter().filter(|plain| plain.arrival.tenant == tenant).count();
         if arrival.deadline.is_some_and(|deadline| deadline <= now) {
             actions.push(Action::Expire(job));
-        } else if self.joins(&arrival, true, actions) {
+        } else if self.joins(now, &arrival, true, actions) {
         } else if self.slots_used() < self.config.slots && self.has_room(tenant) {
             self.come_back(class, tenant);
-            self.counts(class, arrival.batch);
+            self.counts(now, class, arrival.batch);
             self.begin(
                 job,
-                Running { tenant, class, cost: plain.alone(), due: false, slot: true, batch: arrival.batch },
+                Running {
+                    tenant,
+                    class,
+                    cost: plain.alone(),
+                    due: false,
+                    slot: true,
+                    batch: arrival.batch,
+                    weight: self.weight(tenant),
+                },
             );
             let start = if arrival.run_here { Action::RunHere } else { Action::Start };
             actions.push(start(job));
             if !arrival.run_here {
-                self.opens(now, &arrival, arrival.batch.map_or(0, |batch| batch.rows), actions);
+                self.opens(now, &arrival, (arrival.batch.map_or(0, |batch| batch.rows), 1), actions);
             }
-        } else if self.joins(&arrival, false, actions) {
+        } else if self.joins(now, &arrival, false, actions) {
         } else if self.waiting.len() >= self.config.queue_max {
             actions.push(Action::Refuse(job, Full::Device));
         } else if mine >= self.config.tenant_queue_max.min(share.waiting_max) {
@@ -409,7 +462,7 @@ impl Model {
             if first {
                 self.come_back(class, tenant);
             }
-            self.counts(class, arrival.batch);
+            self.counts(now, class, arrival.batch);
             self.waiting.push(plain);
             self.arrivals += 1;
             self.hold_or_let_go(tenant);
@@ -434,8 +487,8 @@ impl Model {
                 && let Some(cost) = first
             {
                 let least = self.now[class as usize].saturating_sub(self.virtual_time(tenant, cost));
-                let start = self.start_of(class, tenant).max(least);
-                self.start.insert((class, tenant), start);
+                self.begin_at(class, tenant, least);
+                let start = self.start_of(class, tenant);
                 self.latest[class as usize] = self.latest[class as usize].max(start);
             }
         }
@@ -443,8 +496,15 @@ impl Model {
 
     /// A pause is no credit.
     fn come_back(&mut self, class: Class, tenant: TenantKey) {
-        let start = self.start_of(class, tenant).max(self.now[class as usize]);
-        self.start.insert((class, tenant), start);
+        self.begin_at(class, tenant, self.now[class as usize]);
+    }
+
+    fn begin_at(&mut self, class: Class, tenant: TenantKey, at: Virtual) {
+        let start = self.start_of(class, tenant);
+        if start < at {
+            self.since.insert((class, tenant), at);
+        }
+        self.start.insert((class, tenant), start.max(at));
     }
 
     fn wait_of(&self, new: &Plain) -> Nanos {
@@ -475,15 +535,19 @@ impl Model {
     }
 
     /// How far virtual time moves on for a job.
-    fn passes(&self, class: Class, tenant: TenantKey, cost: Nanos) -> Virtual {
-        Virtual::from(cost) * 1000 / Virtual::from(self.weights_with(class, tenant))
+    fn passes(&self, class: Class, tenant: TenantKey, weight: u32, cost: Nanos) -> Virtual {
+        Virtual::from(cost) * 1000 / Virtual::from(self.weights_with(class, tenant, weight))
     }
 
-    /// Weights of all who have jobs waiting in a class, and of this one.
-    fn weights_with(&self, class: Class, tenant: TenantKey) -> u64 {
+    /// Weights of all who have jobs waiting in a class, and of this one, which is so much if it has none.
+    fn weights_with(&self, class: Class, tenant: TenantKey, weight: u32) -> u64 {
         let waiting = self.waiting.iter().filter(|plain| plain.arrival.class == class);
-        let tenants: BTreeSet<TenantKey> =
-            waiting.map(|plain| plain.arrival.tenant).chain([tenant]).collect();
-        tenants.iter().map(|tenant| u64::from(self.shares[tenant].weight.max(1))).sum()
+        let tenants: BTreeSet<TenantKey> = waiting.map(|plain| plain.arrival.tenant).collect();
+        let own = if tenants.contains(&tenant) { 0 } else { u64::from(weight) };
+        tenants.iter().map(|tenant| u64::from(self.weight(*tenant))).sum::<u64>() + own
     }
+}
+
+fn at_weight(cost: Nanos, weight: u32) -> Virtual {
+    Virtual::from(cost) * 1000 / Virtual::from(weight)
 }

@@ -99,6 +99,7 @@ proptest! {
         let mut arrived = 0;
         let mut ends: BTreeMap<JobId, Action> = BTreeMap::new();
         let mut alarm = None;
+        let mut held: BTreeSet<JobId> = BTreeSet::new();
         for next in moves {
             let event = match next {
                 Move::Arrive { tenant, class, deadline_in, cost, batch, run_here, share } => {
@@ -109,10 +110,16 @@ proptest! {
                 }
                 Move::Finish { which, took } if !model.running.is_empty() => {
                     let (job, _) = model.running[which % model.running.len()];
+                    if held.contains(&job) {
+                        continue;
+                    }
                     Event::Finish(job, took)
                 }
                 Move::Take { which } if !model.running.is_empty() => {
                     let (job, _) = model.running[which % model.running.len()];
+                    if held.contains(&job) {
+                        continue;
+                    }
                     Event::Taken(job)
                 }
                 Move::Finish { .. } | Move::Take { .. } => continue,
@@ -134,6 +141,11 @@ proptest! {
                 if let Action::WakeAt(at) = action {
                     alarm = Some(at);
                 }
+                match action {
+                    Action::Hold(head) => prop_assert!(held.insert(head)),
+                    Action::Go(head) => prop_assert!(held.remove(&head)),
+                    _ => {}
+                }
                 if let Action::WakeAt(_) | Action::Hold(_) | Action::Go(_) = action {
                     continue;
                 }
@@ -142,6 +154,9 @@ proptest! {
                 prop_assert!(ends.insert(job, action).is_none(), "{job} ended twice");
             }
             prop_assert!(scheduler.slots_used() <= slots);
+            for head in &held {
+                prop_assert!(scheduler.open.holds(*head), "{head} is held up and nobody knows");
+            }
             prop_assert_eq!(scheduler.slots_used(), model.slots_used());
             prop_assert_eq!((scheduler.running(), scheduler.waiting()), (model.running.len(), model.waiting.len()));
             let deadlines = model.waiting.iter().filter_map(|plain| plain.arrival.deadline);
@@ -416,4 +431,42 @@ fn while_many_are_usual_a_run_waits_a_moment_for_them() {
     let mut scheduler = crowded();
     let hurries = Arrival { deadline: Some(12_000), ..batched(500, 0) };
     assert_eq!(step(&mut scheduler, 10_000, Event::Arrive(hurries)), [Action::Start(first)]);
+}
+
+#[test]
+fn a_run_that_is_held_up_goes_when_another_takes_its_place() {
+    let mut scheduler = Scheduler::new(SchedConfig { slots: 2, ..CONFIG });
+    let rows = |rows| Some(Batching { rows, rows_max: 16, ..BATCHING });
+    // Eight clients are usual.
+    for round in 0..20 {
+        for client in 0..8 {
+            scheduler.step(0, Event::Arrive(batched(10 * round + client, client)), &mut Vec::new());
+        }
+        while let Some(&job) = scheduler.running.keys().min() {
+            scheduler.step(0, Event::Finish(job, 5000), &mut Vec::new());
+        }
+    }
+    let first = JobId(500);
+    let actions = step(&mut scheduler, 10, Event::Arrive(Arrival { batch: rows(10), ..batched(500, 0) }));
+    assert_eq!(actions, [Action::Start(first), Action::Hold(first)]);
+    // It does not fit, and begins a run of its own in the other slot.
+    let actions = step(&mut scheduler, 10, Event::Arrive(Arrival { batch: rows(8), ..batched(501, 1) }));
+    assert!(
+        actions.contains(&Action::Start(JobId(501))) && actions.contains(&Action::Go(first)),
+        "{actions:?}"
+    );
+}
+
+#[test]
+fn what_was_usual_is_forgotten() {
+    let mut scheduler = crowded();
+    let later = 10_000 + 60 * crowd::HOLD_MAX;
+    let actions = step(&mut scheduler, later, Event::Arrive(batched(500, 0)));
+    assert_eq!(actions, [Action::Start(JobId(500))], "nobody is held up by those who left");
+    // Who hurries is not held up with others.
+    let mut scheduler = crowded();
+    step(&mut scheduler, 10_000, Event::Arrive(batched(500, 0)));
+    let hurries = Arrival { deadline: Some(12_000), ..batched(501, 1) };
+    let actions = step(&mut scheduler, 10_000, Event::Arrive(hurries));
+    assert_eq!(actions, [Action::Join(JobId(501), JobId(500)), Action::Go(JobId(500))]);
 }

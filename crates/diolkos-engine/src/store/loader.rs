@@ -30,7 +30,7 @@ use super::memory::{Acquired, Memory};
 use super::narrow::narrow;
 use super::rehearse::{Rehearsal, RehearsalError, Rehearser, VerdictCache};
 use super::source::{add_external, read_labels, read_version};
-use super::trial::row_bytes;
+use super::trial::{row_bytes, try_together};
 use super::version::{LoadedVersion, Usage};
 use super::warm::warm;
 use crate::account::VersionStats;
@@ -210,7 +210,8 @@ impl Loader<'_> {
             }
         };
         self.control.memory.make_room(verdict.resident_bytes, limit, self.entries, name)?;
-        let mut acquired = load(backend, files, &options)?;
+        let trial_rows = verdict.trial_rows.unwrap_or(u64::MAX);
+        let mut acquired = load(backend, files, &options, trial_rows)?;
         // What only the child could measure.
         acquired.verdict.peak_bytes = verdict.peak_bytes;
         self.control.memory.insert(digest, &acquired);
@@ -227,16 +228,24 @@ impl Loader<'_> {
 }
 
 /// Loads and warms in this process.
-fn load(backend: &dyn Backend, files: &ModelFiles, options: &LoadOptions) -> Result<Acquired, VersionError> {
+///
+/// `trial_rows` is how many rows at once a child ran before.
+fn load(
+    backend: &dyn Backend,
+    files: &ModelFiles,
+    options: &LoadOptions,
+    trial_rows: u64,
+) -> Result<Acquired, VersionError> {
     let began = Instant::now();
     let attempt = AssertUnwindSafe(|| {
         let operation = backend.load(files, options)?;
         let load_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let warmth = warm(&*operation);
-        Ok((operation, load_ns, warmth))
+        let trial = try_together(&*operation, warmth.median_ns, trial_rows);
+        Ok((operation, load_ns, warmth, trial))
     });
     // The rehearsal did not panic, so this is rare; it must not take the control thread along.
-    let (operation, load_ns, warmth) = catch_unwind(attempt)
+    let (operation, load_ns, warmth, trial) = catch_unwind(attempt)
         .map_err(|panic| VersionError::Panicked {
             backend: backend.name(),
             message: panic_text(&*panic).to_owned(),
@@ -250,7 +259,8 @@ fn load(backend: &dyn Backend, files: &ModelFiles, options: &LoadOptions) -> Res
         load_ns,
         first_ns: warmth.first_ns,
         median_ns: warmth.median_ns,
-        batch: warmth.batch,
+        trial_rows: Some(trial.rows),
+        batch: trial.gain,
         note: warmth.note,
     };
     Ok(Acquired { operation, resident_bytes, verdict, shared: false })

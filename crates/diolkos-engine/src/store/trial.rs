@@ -6,6 +6,7 @@
 //! give one request the answer of another. So rows are run together and alone on random numbers and must answer the same;
 //! and a run of many must take enough less than as many runs of one.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use diolkos_backend::{CancelFlag, Operation, Seeded, Tensor, Work};
@@ -14,6 +15,8 @@ use diolkos_types::{DataType, Dim, Params, Shape, Signature, TensorSpec};
 use super::limits::{
     TRIAL_GAIN_MIN, TRIAL_ROWS, TRIAL_RUNS, TRIAL_SAVED_MIN, TRIAL_TIME_MAX, WARM_OUTPUT_BYTES_MAX,
 };
+
+use crate::limits::{BATCH_BYTES_MAX, BATCH_TIME_MAX};
 
 /// Largest difference between a row's answer alone and among others, as a part of the largest number in the answer. Kernels
 /// add up in another order for another number of rows: about 1e-6 of it in single precision, and 1e-3 in half.
@@ -74,9 +77,29 @@ fn shape(spec: &TensorSpec, rows: u64) -> Option<Shape> {
     Shape::new(&[rows].into_iter().chain(rest).collect::<Vec<u64>>()).ok()
 }
 
-/// Runs rows together and alone. `None`: there is no batch, the rows are not independent, or it does not pay.
+/// What was tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Trial {
+    /// The most rows that ran at once; 0 = nothing was tried.
+    pub(super) rows: u64,
+    /// What they gain; `None`: there is no batch, the rows are not independent, or it does not pay.
+    pub(super) gain: Option<BatchGain>,
+}
+
+/// Runs rows together and alone, so many at most. `run_ns` is what a run took when the model was warmed; one that is long holds up
+/// everybody as it is, and has no use for company. A trial that fails is no reason to refuse a model.
 #[must_use]
-pub(super) fn try_together(operation: &dyn Operation) -> Option<BatchGain> {
+pub(super) fn try_together(operation: &dyn Operation, run_ns: u64, rows_max: u64) -> Trial {
+    let mut tried = 0;
+    if run_ns == 0 || Duration::from_nanos(run_ns) > BATCH_TIME_MAX || rows_max == 0 {
+        return Trial::default();
+    }
+    let attempt = AssertUnwindSafe(|| gain(operation, rows_max, &mut tried));
+    let gain = catch_unwind(attempt).unwrap_or_default();
+    Trial { rows: tried, gain }
+}
+
+fn gain(operation: &dyn Operation, rows_max: u64, tried: &mut u64) -> Option<BatchGain> {
     let signature = operation.signature();
     if !has_batch(signature) || !operation.takes_any_rows() {
         return None;
@@ -91,13 +114,23 @@ pub(super) fn try_together(operation: &dyn Operation) -> Option<BatchGain> {
     let (one, one_ns) = measure(operation, &inputs(signature, 1, &mut random)?, TRIAL_TIME_MAX)?;
     drop(one);
     let mut best = BatchGain { rows: 1, one_ns, all_ns: one_ns };
+    *tried = 1;
+    let both = row_bytes(&signature.inputs)?.checked_add(row_bytes(&signature.outputs)?)?;
+    let most = most.min(rows_max).min(BATCH_BYTES_MAX / both.max(1));
     for rows in TRIAL_ROWS.into_iter().filter(|&rows| rows <= most) {
         let left = TRIAL_TIME_MAX.saturating_sub(began.elapsed());
         if Duration::from_nanos(best.all_ns.saturating_mul(rows / best.rows)) * 2 > left {
             break;
         }
         let given = inputs(signature, rows, &mut random)?;
+        let shapes: Vec<Option<Shape>> =
+            given.iter().map(|input| input.as_ref().map(|input| input.shape)).collect();
+        // Where the memory of a run can't be told, or it is much, nothing is run together.
+        if operation.peak_bytes(&shapes, both * rows)? > 4 * BATCH_BYTES_MAX {
+            break;
+        }
         let (outputs, all_ns) = measure(operation, &given, left)?;
+        *tried = rows;
         if !same_alone(operation, &given, &outputs, rows)? {
             return None;
         }
@@ -111,25 +144,31 @@ pub(super) fn try_together(operation: &dyn Operation) -> Option<BatchGain> {
     (best.factor() >= TRIAL_GAIN_MIN && saved >= TRIAL_SAVED_MIN).then_some(best)
 }
 
-/// Random numbers that mean something to most models: from 0 to 1, and for integers 0 and 1, which may be indices.
+/// Random numbers that mean something to most models: small ones, large ones and ones between by turns of rows, so that what is taken from all
+/// rows (a largest number, a mean) shows; and for integers 0 and 1, which may be indices.
 fn inputs(signature: &Signature, rows: u64, random: &mut Seeded) -> Option<Vec<Option<Tensor>>> {
     let one = |spec: &TensorSpec| {
         let shape = shape(spec, rows)?;
         let elements = shape.elements()?;
         let mut data = Vec::with_capacity(spec.data_type.payload_bytes(elements)?);
-        for _ in 0..elements {
+        let row = elements / rows.max(1);
+        for element in 0..elements {
             let number = random.next();
             let part = (number >> 11) as f64 / (1u64 << 53) as f64;
+            let third = (element / row.max(1) % 3) as usize;
+            let scaled = part * [1.0, 30.0, 0.03][third];
             match spec.data_type {
-                DataType::Fp64 => data.extend_from_slice(&part.to_le_bytes()),
-                DataType::Fp32 => data.extend_from_slice(&(part as f32).to_le_bytes()),
-                // Both have 1.0 and 0.5 in numbers that need no rounding.
-                DataType::Fp16 => {
-                    data.extend_from_slice(&[0x3c00u16, 0x3800][(number & 1) as usize].to_le_bytes())
-                }
-                DataType::Bf16 => {
-                    data.extend_from_slice(&[0x3f80u16, 0x3f00][(number & 1) as usize].to_le_bytes())
-                }
+                DataType::Fp64 => data.extend_from_slice(&scaled.to_le_bytes()),
+                DataType::Fp32 => data.extend_from_slice(&(scaled as f32).to_le_bytes()),
+                // Powers of two, about as large.
+                DataType::Fp16 => data.extend_from_slice(
+                    &[[0x3c00u16, 0x3800], [0x4f00, 0x4c00], [0x2800, 0x2400]][third][(number & 1) as usize]
+                        .to_le_bytes(),
+                ),
+                DataType::Bf16 => data.extend_from_slice(
+                    &[[0x3f80u16, 0x3f00], [0x41e0, 0x4180], [0x3d00, 0x3c80]][third][(number & 1) as usize]
+                        .to_le_bytes(),
+                ),
                 DataType::Uint8 => data.push(number as u8),
                 other => {
                     data.push((number & 1) as u8);
@@ -166,24 +205,40 @@ fn measure(
     Some((outputs, times[times.len() / 2]))
 }
 
-/// Whether the first row, the last and one between answer alone what they answered among others.
+/// Whether some rows answer alone what they answered among others. Answers that are no numbers, or all the same, tell nothing.
 fn same_alone(
     operation: &dyn Operation,
     given: &[Option<Tensor>],
     together: &[Tensor],
     rows: u64,
 ) -> Option<bool> {
+    let mut answers: Vec<Vec<Tensor>> = Vec::new();
     for row in [0, rows / 2, rows - 1] {
         let input = |tensor: &Option<Tensor>| tensor.as_ref().and_then(|tensor| one_row(tensor, row, rows));
         let alone = run(operation, &given.iter().map(input).collect::<Vec<_>>())?;
         for (alone, together) in alone.iter().zip(together) {
             let Some(among) = one_row(together, row, rows) else { return Some(false) };
-            if alone.shape != among.shape || !alike(alone, &among) {
+            if alone.shape != among.shape || !is_finite(alone) || !alike(alone, &among) {
                 return Some(false);
             }
         }
+        answers.push(alone);
     }
-    Some(true)
+    let differs = |other: &Vec<Tensor>| {
+        other.iter().zip(&answers[0]).any(|(one, first)| one.data.to_private() != first.data.to_private())
+    };
+    Some(answers[1..].iter().any(differs))
+}
+
+fn is_finite(tensor: &Tensor) -> bool {
+    let width = match tensor.data_type {
+        DataType::Fp64 => 8,
+        DataType::Fp32 => 4,
+        DataType::Fp16 | DataType::Bf16 => 2,
+        _ => return true,
+    };
+    let data = tensor.data.to_private();
+    data.chunks_exact(width).all(|bytes| to_f64(tensor.data_type, bytes).is_finite())
 }
 
 /// One row of a tensor that has so many.
@@ -294,10 +349,18 @@ mod tests {
 
     #[test]
     fn only_what_pays_and_keeps_rows_apart_runs_together() {
-        let gain = try_together(&Sums::new(false, 2000, 1)).expect("it pays");
-        assert!(gain.rows >= 16 && gain.factor() > 5.0, "{gain:?}");
-        assert_eq!(try_together(&Sums::new(true, 2000, 1)), None, "rows are mixed");
-        assert_eq!(try_together(&Sums::new(false, 0, 2000)), None, "it gains nothing");
+        let tried = |sums: Sums, rows_max| try_together(&sums, 2_000_000, rows_max);
+        let trial = tried(Sums::new(false, 2000, 1), u64::MAX);
+        let gain = trial.gain.expect("it pays");
+        assert!(gain.rows >= 16 && gain.factor() > 5.0 && trial.rows >= gain.rows, "{trial:?}");
+        assert_eq!(tried(Sums::new(true, 2000, 1), u64::MAX).gain, None, "rows are mixed");
+        assert_eq!(tried(Sums::new(false, 0, 2000), u64::MAX).gain, None, "it gains nothing");
+        // What a child did not run, the daemon does not either.
+        let trial = tried(Sums::new(false, 2000, 1), 4);
+        assert_eq!((trial.rows, trial.gain.map(|gain| gain.rows)), (4, Some(4)));
+        assert_eq!(tried(Sums::new(false, 2000, 1), 0), Trial::default());
+        let slow = try_together(&Sums::new(false, 2000, 1), 1_000_000_000, u64::MAX);
+        assert_eq!(slow, Trial::default(), "who runs long as it is has no use for company");
     }
 
     #[test]

@@ -10,7 +10,6 @@ use diolkos_backend::{CancelFlag, Operation, Tensor, Work};
 use diolkos_types::{DataType, Dim, Params, Shape, TensorSpec};
 
 use super::limits::{WARM_INPUT_BYTES_MAX, WARM_OUTPUT_BYTES_MAX, WARM_RUNS_MAX, WARM_TIME_MAX};
-use super::trial::{BatchGain, try_together};
 
 /// How the runs went.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,8 +18,6 @@ pub(super) struct Warmth {
     pub(super) first_ns: u64,
     /// The median of all runs after the first; that of the first if it was the only one.
     pub(super) median_ns: u64,
-    /// What running several rows together gains, if it does.
-    pub(super) batch: Option<BatchGain>,
     /// Why there was no run, or why it failed.
     pub(super) note: Option<String>,
 }
@@ -48,7 +45,7 @@ pub(super) fn warm(operation: &dyn Operation) -> Warmth {
     let first_ns = times.remove(0);
     times.sort_unstable();
     let median_ns = times.get(times.len() / 2).copied().unwrap_or(first_ns);
-    Warmth { first_ns, median_ns, batch: try_together(operation), note: None }
+    Warmth { first_ns, median_ns, note: None }
 }
 
 /// Inputs of zeros, with every open dimension 1; `None` if they would be too large.

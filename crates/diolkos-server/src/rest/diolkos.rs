@@ -112,7 +112,9 @@ fn details(version: &LoadedVersion, stats: &ModelStats) -> Value {
             "note": verdict.note,
         })
     });
-    let batching = version.batching().map(|(rows_max, gain)| json!({ "rows_max": rows_max, "gain": gain }));
+    let batching = version.batching().map(
+        |(rows_max, gain)| json!({ "rows_max": rows_max, "gain": gain.factor(), "gain_rows": gain.rows }),
+    );
     let outputs = version.signature.outputs.iter().zip(&version.labels);
     let labels: serde_json::Map<String, Value> = outputs
         .filter_map(|(spec, labels)| Some((spec.name.to_string(), labels.as_deref()?.into())))

@@ -88,6 +88,7 @@ struct Rehearsal {
 struct Batching {
     rows_max: u64,
     gain: f64,
+    gain_rows: u64,
 }
 
 /// The last requests to one model, together.
@@ -187,7 +188,7 @@ fn sentences(job: &Job) -> String {
             } else {
                 let _ = writeln!(
                     out,
-                    "it waited {}, because {}; {ahead} others waited when it came",
+                    "it waited {}, because {}; {ahead} others of your tenant waited when it came",
                     ns(job.queue_ns),
                     reason(waited_for)
                 );
@@ -259,9 +260,9 @@ fn shown(report: &Report) -> String {
             let _ = writeln!(out, "`{name}` took {} for one request when it was loaded", ns(run));
         }
         let _ = match batching {
-            Some(Batching { rows_max, gain }) => writeln!(
+            Some(Batching { rows_max, gain, gain_rows }) => writeln!(
                 out,
-                "its requests share runs of up to {rows_max} rows: each of {rows_max} took {gain:.1} times less than alone"
+                "its requests share runs of up to {rows_max} rows: each of {gain_rows} took {gain:.1} times less than alone when it was loaded"
             ),
             None => writeln!(out, "its requests run alone: sharing runs was not faster, or is not possible"),
         };
@@ -280,7 +281,7 @@ fn shown(report: &Report) -> String {
         let _ = writeln!(
             out,
             "  {at_once} began at once; {waited_for_slots} waited for a slot of the device, {waited_for_own_limit} for your tenant's own limit\n  \
-             waiting took {} on average, behind {:.1} jobs",
+             waiting took {} on average, behind {:.1} others of your tenant",
             ns(summary.mean_queue_ns),
             summary.mean_ahead,
         );

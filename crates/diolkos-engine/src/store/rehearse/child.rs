@@ -11,6 +11,7 @@ use diolkos_backend::Backend;
 use rustix::process::{Resource, Rlimit, Signal};
 
 use super::super::limits::CHILD_FILES_MAX;
+use super::super::trial::try_together;
 use super::super::warm::warm;
 use super::request::{self, Head};
 use super::verdict::{Answer, Verdict, describe};
@@ -54,14 +55,18 @@ fn rehearse(stdin: &mut impl Read, backends: &[Arc<dyn Backend>]) -> io::Result<
         let operation = backend.load(&files, &head.options())?;
         let load_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let warmth = warm(&*operation);
+        // Before the trial, which is no part of what the model needs.
+        let peak_bytes = peak_bytes().unwrap_or(0);
+        let trial = try_together(&*operation, warmth.median_ns, u64::MAX);
         Ok(Verdict {
             signature: describe(operation.signature()),
             resident_bytes: operation.resident_bytes(),
-            peak_bytes: peak_bytes().unwrap_or(0),
+            peak_bytes,
             load_ns,
             first_ns: warmth.first_ns,
             median_ns: warmth.median_ns,
-            batch: warmth.batch,
+            trial_rows: Some(trial.rows),
+            batch: None,
             note: warmth.note,
         })
     });

@@ -29,6 +29,8 @@ pub struct Verdict {
     pub first_ns: u64,
     /// The median of the runs after it; 0 without a run.
     pub median_ns: u64,
+    /// The most rows that ran at once; `None` = nobody tried in a child, so there is no bound for the daemon.
+    pub trial_rows: Option<u64>,
     /// What running several rows together gains, if it does. Not told by the child: only the daemon's own times count.
     pub batch: Option<BatchGain>,
     /// Why there was no run, or why it failed.
@@ -69,6 +71,9 @@ impl Answer {
                     ("median", verdict.median_ns),
                 ];
                 numbers.iter().for_each(|(key, number)| line(key, &number.to_string()));
+                if let Some(rows) = verdict.trial_rows {
+                    line("trial", &rows.to_string());
+                }
                 line("end", "passed");
             }
             Answer::Refused(LoadError::Invalid { reason }) => line("invalid", reason),
@@ -105,6 +110,7 @@ impl Answer {
                 "load" => verdict.load_ns = value.parse().ok()?,
                 "first" => verdict.first_ns = value.parse().ok()?,
                 "median" => verdict.median_ns = value.parse().ok()?,
+                "trial" => verdict.trial_rows = Some(value.parse().ok()?),
                 "end" => {
                     verdict.resident_bytes = resident?;
                     return Some(Answer::Passed(verdict));
@@ -218,6 +224,7 @@ mod tests {
             load_ns: 3,
             first_ns: 4,
             median_ns: u64::MAX,
+            trial_rows: Some(16),
             batch: None,
             note: Some(text()),
         };

@@ -74,7 +74,8 @@ impl Bench {
     pub(super) fn trial(&self) -> Option<(u32, f64)> {
         let session = self.batching.tenant("looks", Class::Standard, 1, 1).ok()?;
         let request = open(&session, &name(&self.mlp)).ok()?;
-        session[0].bound_version(request.handle).ok()?.batching()
+        let (rows_max, gain) = session[0].bound_version(request.handle).ok()?.batching()?;
+        Some((rows_max, gain.factor()))
     }
 
     pub(super) fn round(&self, number: usize) -> Result<Round, Failure> {
