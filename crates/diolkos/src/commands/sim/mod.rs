@@ -224,7 +224,7 @@ fn outcome(
 fn shown(report: &Report, trace: &Path, paint: Paint) -> Result<Vec<u8>, Failure> {
     let mut out = Vec::new();
     let Report { seed, seconds, slots, outcomes } = report;
-    writeln!(out, "{}: {seconds} s on {slots} slots, seed {seed}", trace.display())?;
+    writeln!(out, "{}: {seconds} s, slots: {slots}, seed: {seed}", trace.display())?;
     for Outcome { policy, used, fairness, senders } in outcomes {
         let policy =
             if *policy == "fifo" { "first come, first served" } else { "classes, shares and batching" };
