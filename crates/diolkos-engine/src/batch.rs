@@ -128,7 +128,7 @@ pub(crate) fn run(jobs: impl Iterator<Item = Job>) -> Vec<Ran> {
     }
     runs.settle(ready, false);
     for (place, begun) in apart {
-        runs.done.push((place, begun.run(Instant::now())));
+        runs.done.push((place, begun.run(Running::begin(Instant::now(), false))));
     }
     runs.finish()
 }
@@ -149,7 +149,7 @@ impl Runs {
         if jobs.len() <= 1 {
             for (place, begun) in jobs {
                 let (version, account) = (begun.version().clone(), begun.account());
-                let ran = begun.run(Instant::now());
+                let ran = begun.run(Running::begin(Instant::now(), false));
                 if halved && ran.failed() {
                     version.stats.of(account).keep_apart(limits::BATCH_APART);
                 }

@@ -215,7 +215,9 @@ impl Job {
     /// Runs the operation on this thread. A panic of the backend is a failure of this job only.
     pub(crate) fn run(self) -> Ran {
         let began = Instant::now();
-        self.begin(began).map_or_else(|ran| *ran, |begun| begun.run(began))
+        // Before what is left to check, which is as long as the payload where that is text, and paid for like all the rest.
+        let running = Running::begin(began, self.0.admitted.version.stats.is_short());
+        self.begin(began).map_or_else(|ran| *ran, |begun| begun.run(running))
     }
 
     /// What can be said before it runs: it is over, if what is left to check is wrong.
@@ -307,9 +309,8 @@ impl Begun {
     }
 
     /// Runs it alone.
-    pub(crate) fn run(mut self, began: Instant) -> Ran {
+    pub(crate) fn run(mut self, running: Running) -> Ran {
         self.together = 1;
-        let running = Running::begin(began, self.version.stats.is_short());
         let outcome = run_caught(&self.version, &mut self.work);
         let used = running.end();
         self.version.stats.executed(self.account(), used.wall);
