@@ -12,9 +12,10 @@ use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use common::{Gate, TestOperation, engine, engine_with, give_back};
-use diolkos_backend::{Buffer, RunError, Tensor};
+use diolkos_backend::{Buffer, Operation, RunError, Tensor, Work};
+use diolkos_engine::store::{NoRehearsal, Store, StoreConfig};
 use diolkos_engine::{Class, Engine, EngineConfig, FloorShares, NamedTensor, Offer, Reply, Request, Session};
-use diolkos_types::{Code, DataType, HandleId, Shape, TenantId};
+use diolkos_types::{Code, DataType, Dim, HandleId, Shape, Signature, TenantId, TensorSpec};
 
 fn tensor(rows: u64, value: f32) -> NamedTensor {
     let data: Vec<u8> = (0..rows * 2).flat_map(|_| value.to_le_bytes()).collect();
@@ -564,4 +565,49 @@ fn cancelling_a_job_that_came_back_reaches_its_flag() {
     ticket.cancel();
     here.unwrap().run();
     assert_eq!(code(&receive.recv().unwrap()), Code::Cancelled);
+}
+
+/// Takes text and does nothing with it.
+struct Ignores(Signature);
+
+impl Operation for Ignores {
+    fn signature(&self) -> &Signature {
+        &self.0
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        0
+    }
+
+    fn peak_bytes(&self, _: &[Option<Shape>], _: u64) -> Option<u64> {
+        Some(0)
+    }
+
+    fn run(&self, _: &mut Work) -> Result<(), RunError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn checking_text_is_paid_for() {
+    const ELEMENTS: u64 = 4 << 20;
+    let spec = TensorSpec::new("x", DataType::Bytes, &[Dim::Variable { max: ELEMENTS }]);
+    let store = Store::new(StoreConfig::default(), Vec::new(), Box::new(NoRehearsal)).unwrap();
+    let operation = Ignores(Signature { inputs: [spec].into(), outputs: [].into() });
+    store.add_builtin("ignores", "for a test", Arc::new(operation)).unwrap();
+    let engine = Engine::start(&EngineConfig::cpu(1), store).unwrap();
+    let session = session(&engine);
+    let call = |elements: u64| {
+        // Empty elements: nothing but their lengths.
+        let data = Buffer::from(vec![0; 4 * elements as usize]);
+        let tensor = Tensor { data_type: DataType::Bytes, shape: Shape::new(&[elements]).unwrap(), data };
+        let inputs = vec![NamedTensor { name: "x".into(), tensor }];
+        let before = engine.tenants()[0].device_ns;
+        let request = Request { inputs, ..Request::new(session.open("ignores", None).unwrap()) };
+        session.call(request).result.unwrap();
+        engine.tenants()[0].device_ns - before
+    };
+    let (few, many) = (call(1), call(ELEMENTS));
+    // A quarter of a nanosecond for each is less than anything can do it in.
+    assert!(many > few && many > ELEMENTS / 4, "{few} ns and {many} ns");
 }
