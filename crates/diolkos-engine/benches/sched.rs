@@ -7,8 +7,8 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use diolkos_engine::sched::{
-    Action, Arrival, BatchKey, Batching, Class, Event, FloorShares, Nanos, SchedConfig, Scheduler, Share,
-    TenantKey,
+    Action, Arrival, BatchKey, Batching, Class, Event, FloorShares, Nanos, PoolPolicy, SchedConfig,
+    Scheduler, Share, TenantKey,
 };
 use diolkos_types::JobId;
 
@@ -39,7 +39,14 @@ impl Steady {
     /// So many jobs wait, of so many tenants.
     fn new(kind: Kind, waiting: u64, tenants: u64) -> Steady {
         let (queue_max, floors) = (1 << 20, FloorShares::DEFAULT);
-        let config = SchedConfig { slots: 2, queue_max, tenant_queue_max: queue_max, floors };
+        let config = SchedConfig {
+            slots: 2,
+            queue_max,
+            tenant_queue_max: queue_max,
+            floors,
+            policy: PoolPolicy::Fair,
+            lends: false,
+        };
         let scheduler = Scheduler::new(config);
         let mut steady =
             Steady { scheduler, kind, tenants, next: 0, now: 0, running: Vec::new(), actions: Vec::new() };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The waist: owns the store, the devices and the tenants, and takes every request in.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
@@ -13,6 +13,7 @@ use diolkos_types::{JobId, SessionId, Status, TenantId};
 use crate::account::Seats;
 use crate::admission;
 use crate::control::{Control, ControlReply, ControlRequest, Parked, ParkingPlace};
+use crate::cpus::CpuSet;
 use crate::device::{Device, DeviceConfig, DeviceSnapshot, Here, Offer};
 use crate::explain::{Explained, Past};
 use crate::job::{Job, Obligation, RunTogether};
@@ -74,13 +75,33 @@ pub enum StartError {
         /// How many were given.
         count: usize,
     },
-    /// A device must have at least one slot, and not too many.
-    #[error("device `{name}` has {slots} slots; between 1 and {max} are possible", max = limits::DEVICE_SLOTS_MAX)]
+    /// Each pool of a device must have at least one slot, and all together not too many.
+    #[error("device `{name}` has {slots} slots; between 1 for each pool and {max} are possible", max = limits::DEVICE_SLOTS_MAX)]
     Slots {
         /// Which device.
         name: String,
         /// How many were given.
         slots: usize,
+    },
+    /// There must be at least one pool, and not too many, each with another name.
+    #[error("device `{name}` has {count} pools; between 1 and {max} are possible, each with another name", max = limits::POOLS_MAX)]
+    Pools {
+        /// Which device.
+        name: String,
+        /// How many were given.
+        count: usize,
+    },
+    /// The operating system lets no thread run there.
+    #[error("pinning the threads of pool `{pool}` to the CPUs {cpus}; this process may use {may}")]
+    Pin {
+        /// Which pool.
+        pool: String,
+        /// Where its threads should run.
+        cpus: CpuSet,
+        /// Where they may run.
+        may: String,
+        /// What the system said.
+        source: std::io::Error,
     },
     /// The operating system gave no thread.
     #[error("starting a thread for {what}")]
@@ -135,10 +156,7 @@ impl Engine {
         let (timer, mut alarms) = Timer::start(config.devices.len() + 1, wake)
             .map_err(|source| StartError::Thread { what: "the timer".into(), source })?;
         let control_alarm = alarms.pop().expect("there is one more alarm than devices");
-        let started = config.devices.iter().zip(alarms).map(|(device, alarm)| {
-            Device::start(device, alarm)
-                .map_err(|source| StartError::Thread { what: format!("device `{}`", device.name), source })
-        });
+        let started = config.devices.iter().zip(alarms).map(|(device, alarm)| Device::start(device, alarm));
         let devices = started.collect::<Result<Vec<Device>, StartError>>()?;
         let control = Control::start(control_alarm)
             .map_err(|source| StartError::Thread { what: "control".into(), source })?;
@@ -437,7 +455,8 @@ impl EngineInner {
                     (true, false) => RunTogether::Own,
                     (true, true) => RunTogether::WithOthers,
                 };
-                device.submit(Job::new(admitted, obligation, queued, together), offer)
+                let pool = device.pool(lease.pool.as_deref());
+                device.submit(Job::new(admitted, obligation, queued, together), pool, offer)
             }
             Err(error) => {
                 let status = status::of_admission(&error);
@@ -479,8 +498,14 @@ fn check(config: &EngineConfig) -> Result<(), StartError> {
         return Err(StartError::Devices { count });
     }
     for device in &config.devices {
-        if !(1..=limits::DEVICE_SLOTS_MAX).contains(&device.slots) {
-            return Err(StartError::Slots { name: device.name.clone(), slots: device.slots });
+        let (name, count) = (device.name.clone(), device.pools.len());
+        let names: HashSet<&str> = device.pools.iter().map(|pool| pool.name.as_str()).collect();
+        if !(1..=limits::POOLS_MAX).contains(&count) || names.len() < count {
+            return Err(StartError::Pools { name, count });
+        }
+        let slots = device.pools.iter().map(|pool| pool.slots).fold(0, usize::saturating_add);
+        if slots > limits::DEVICE_SLOTS_MAX || device.pools.iter().any(|pool| pool.slots == 0) {
+            return Err(StartError::Slots { name, slots });
         }
     }
     Ok(())

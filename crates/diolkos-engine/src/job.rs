@@ -108,6 +108,8 @@ struct Inner {
     admitted: Admitted,
     obligation: Obligation,
     queued: Instant,
+    /// Which one of its device.
+    pool: usize,
     predicted: Nanos,
     batching: Option<Batching>,
     ahead: u32,
@@ -147,8 +149,18 @@ impl Job {
             let with_others = together == RunTogether::WithOthers;
             batch::batching(&admitted, obligation.tenant.key(), with_others, predicted)
         };
-        let (ahead, waited_for) = (0, Waited::Nothing);
-        Job(Box::new(Inner { admitted, obligation, queued, predicted, batching, ahead, waited_for }))
+        let (pool, ahead, waited_for) = (0, 0, Waited::Nothing);
+        Job(Box::new(Inner { admitted, obligation, queued, pool, predicted, batching, ahead, waited_for }))
+    }
+
+    /// It is in this pool of its device from now on.
+    pub(crate) fn enters(&mut self, pool: usize) {
+        self.0.pool = pool;
+    }
+
+    /// In which pool of its device it is.
+    pub(crate) fn pool(&self) -> usize {
+        self.0.pool
     }
 
     /// It came when so many of its tenant's waited.

@@ -77,6 +77,8 @@ impl Policy {
 pub struct Lease {
     /// Name of the device; `None` = every device that no earlier lease names.
     pub device: Option<Box<str>>,
+    /// Name of the pool of its slots; `None`, or one that is not there = the first.
+    pub pool: Option<Box<str>>,
     /// Models that may be run.
     pub models: Patterns,
     /// Built-in operations that may be run.
@@ -93,6 +95,7 @@ impl Lease {
     pub fn everything() -> Lease {
         Lease {
             device: None,
+            pool: None,
             models: Patterns::all(),
             operations: Patterns::all(),
             class: Class::Interactive,

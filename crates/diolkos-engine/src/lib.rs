@@ -22,7 +22,8 @@
 //! | `tenant`, `lease` | whom everything is charged to, and what it may have |
 //! | `rate`, `memory` | so many requests per second, so many bytes |
 //! | [`sched`] | who runs next; pure |
-//! | `device` | slots, threads and queues around one scheduler |
+//! | `device` | pools, slots, threads and queues around their schedulers |
+//! | `cpus` | which CPUs threads run on |
 //! | `batch` | runs that several requests share |
 //! | `explain` | what the scheduler did with jobs, and why |
 //! | `used` | device time: what a run used of its device |
@@ -39,6 +40,7 @@ pub mod account;
 mod admission;
 mod batch;
 mod control;
+mod cpus;
 mod device;
 mod endpoint;
 mod engine;
@@ -59,13 +61,14 @@ mod timer;
 mod used;
 
 pub use control::{ControlReply, ControlRequest};
-pub use device::{DeviceConfig, DeviceSnapshot, Here, Offer};
+pub use cpus::{CpuSet, CpuSetError};
+pub use device::{DeviceConfig, DeviceSnapshot, Here, Offer, PoolConfig, PoolSnapshot};
 pub use endpoint::LocalEndpoint;
 pub use engine::{Engine, EngineConfig, StartError, Strangers};
 pub use explain::{Explained, Past, Scheduled, Standing, Waited};
 pub use lease::{Lease, Patterns, Policy, matches};
 pub use rate::{Meter, Rate};
 pub use request::{NamedTensor, Outputs, Reply, ReplySink, Request, Timing};
-pub use sched::{Class, FloorShares, Share};
+pub use sched::{Class, FloorShares, PoolPolicy, Share};
 pub use session::{CancelOnDrop, RegionCharge, Session, Ticket};
 pub use tenant::TenantSnapshot;

@@ -15,6 +15,9 @@ pub const TENANT_QUEUE_MAX: usize = DEVICE_QUEUE_MAX / 2;
 /// Execution slots of one device; more threads than this on one node is a typing error in the settings.
 pub const DEVICE_SLOTS_MAX: usize = 1024;
 
+/// Pools of one device: each is looked at for every job.
+pub const POOLS_MAX: usize = 16;
+
 /// Devices of one engine.
 pub const DEVICES_MAX: usize = 64;
 

@@ -314,7 +314,8 @@ fn engine_config(settings: &Settings) -> EngineConfig {
                 standard: settings.engine.standard_floor * 10,
                 batch: settings.engine.batch_floor * 10,
             },
-            ..DeviceConfig::cpu(settings.slots())
+            pools: settings.pools(),
+            ..DeviceConfig::cpu(1)
         }],
     }
 }

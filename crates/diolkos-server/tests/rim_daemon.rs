@@ -12,6 +12,8 @@ mod connections;
 mod documents;
 #[path = "rim/lifecycle.rs"]
 mod lifecycle;
+#[path = "rim/pools.rs"]
+mod pools;
 #[path = "rim/signals.rs"]
 mod signals;
 #[path = "rim/slow.rs"]

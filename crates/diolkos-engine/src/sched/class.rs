@@ -87,6 +87,10 @@ pub struct ClassQueue {
     waiting: usize,
     running: usize,
     sweep_at: usize,
+    /// Device time that a tenant may be ahead of the first in line, to go on.
+    slice: Nanos,
+    /// Whose run started last.
+    last: Option<TenantKey>,
 }
 
 impl Flow {
@@ -104,6 +108,12 @@ pub fn virtual_time(cost: Nanos, weight: u32) -> Virtual {
 }
 
 impl ClassQueue {
+    /// Nobody waits. Whoever ran last goes on until it is `slice` of device time ahead.
+    #[must_use]
+    pub fn new(slice: Nanos) -> ClassQueue {
+        ClassQueue { slice, ..ClassQueue::default() }
+    }
+
     /// Predicted device time of what waits and could run.
     #[must_use]
     pub fn line_work(&self) -> Nanos {
@@ -119,8 +129,20 @@ impl ClassQueue {
     /// The job that is next: whose, where it stands, and what it is.
     #[must_use]
     pub fn next(&self) -> Option<(TenantKey, Place, Queued)> {
-        let &(_, tenant) = self.line.first()?;
+        let &(first, tenant) = self.line.first()?;
+        let tenant = self.last.filter(|last| self.may_go_on(*last, first)).unwrap_or(tenant);
         self.flows[&tenant].jobs.first_key_value().map(|(&place, &queued)| (tenant, place, queued))
+    }
+
+    /// Whether a tenant whose run started last may go on although somebody's next job starts there.
+    fn may_go_on(&self, last: TenantKey, first: Virtual) -> bool {
+        let ahead = |flow: &Flow| flow.in_line && flow.start < first + virtual_time(self.slice, flow.weight);
+        self.slice > 0 && self.flows.get(&last).is_some_and(ahead)
+    }
+
+    /// A run of this tenant started.
+    pub fn goes_on_with(&mut self, tenant: TenantKey) {
+        self.last = Some(tenant);
     }
 
     /// Tenants with jobs of this key, and when the next job of each starts.

@@ -3,7 +3,7 @@
 //!
 //! Clients that wait for answers send again when they have them: right after a large run there is nobody, and a moment later
 //! everybody. Whoever comes first would run alone, and all others after that. So while many are usual, a run is held up until it
-//! has its part of them, but no longer than half of what a run costs whatever its rows: then nothing is lost even if nobody comes. With one
+//! has its part of them, but no longer than half of what a run costs whatever its rows (or what the pool's policy says): then nothing is lost even if nobody comes. With one
 //! client, one job is usual, and nothing is ever held up; and what was usual is forgotten when nobody came for a while.
 
 use std::collections::HashMap;
@@ -12,7 +12,7 @@ use diolkos_types::BuildSpread;
 
 use super::{BatchKey, Batching, Class, Nanos};
 
-/// Longest that a run is held up.
+/// Longest that a run is held up, unless throughput is all that counts.
 pub const HOLD_MAX: Nanos = 1_000_000;
 
 /// The newest number has this part in what is usual.
@@ -70,10 +70,11 @@ impl Crowds {
         }
     }
 
-    /// Whether a run with so many jobs is held up, where so many slots share those that are usual.
+    /// Whether a run with so many jobs is held up, for so long at most, where so many slots share those that are usual.
     pub(super) fn hold(
         &self,
         now: Nanos,
+        hold_max: Nanos,
         class: Class,
         batch: Batching,
         jobs: usize,
@@ -83,7 +84,7 @@ impl Crowds {
         let part = usize::try_from(crowd.usual / NEWEST / slots as u64).unwrap_or(usize::MAX);
         // More than that are not in a run anyway.
         let wanted = part.min(batch.rows_max as usize);
-        let until = now.saturating_add((batch.fixed / 2).min(HOLD_MAX));
+        let until = now.saturating_add(hold_max);
         (jobs < wanted && until > now).then_some(Hold { until, jobs: wanted })
     }
 

@@ -11,7 +11,8 @@
 //!   the longest job, and because a charge can be corrected afterwards.
 //! * **Inside a tenant and class** the earliest deadline goes first, then the order of arrival.
 //!
-//! Jobs that wait for the same operation may share a run ([`batch`]).
+//! Jobs that wait for the same operation may share a run ([`batch`]). A device's slots may be divided into pools, each with a
+//! scheduler and a policy of its own, that lend each other what is idle ([`pools`], [`policy`]).
 //!
 //! A job that is cancelled or late while it waits never starts, and one whose deadline would pass while it waits for what is
 //! before it is refused when it comes.
@@ -40,6 +41,10 @@ pub mod crowd;
 pub mod floors;
 #[cfg(test)]
 mod model;
+pub mod policy;
+pub mod pools;
+#[cfg(test)]
+mod pools_tests;
 pub mod sim;
 #[cfg(test)]
 mod sim_tests;
@@ -58,6 +63,8 @@ use class::{ClassQueue, Place, Queued};
 use crowd::{Crowds, Hold};
 pub use floors::FloorShares;
 use floors::Floors;
+pub use policy::PoolPolicy;
+pub use pools::{Planned, Pools};
 use tenants::Tenants;
 
 /// Nanoseconds: of device time, or since an origin that the caller chose.
@@ -171,6 +178,10 @@ pub struct SchedConfig {
     pub tenant_queue_max: usize,
     /// What the less urgent classes get whatever the others want.
     pub floors: FloorShares,
+    /// What the slots are for.
+    pub policy: PoolPolicy,
+    /// Other pools of the device may use slots that are idle. Means nothing to a scheduler alone.
+    pub lends: bool,
 }
 
 /// Where a waiting job stands, so that it can be taken out of the middle.
@@ -207,6 +218,10 @@ pub struct Scheduler {
     waiting: HashMap<JobId, Waiting, BuildSpread>,
     running: HashMap<JobId, Running, BuildSpread>,
     slots_used: usize,
+    /// Slots of its own that another pool has.
+    lent: usize,
+    /// Slots of another pool.
+    borrowed: usize,
     open: OpenRuns,
     crowds: Crowds,
     deadlines: BTreeSet<(Nanos, JobId)>,
@@ -221,12 +236,14 @@ impl Scheduler {
         assert!(config.slots > 0, "a device without slots can run nothing");
         Scheduler {
             config,
-            classes: Default::default(),
+            classes: std::array::from_fn(|_| ClassQueue::new(config.policy.slice())),
             floors: Floors::new(config.floors),
             tenants: Tenants::default(),
             waiting: HashMap::default(),
             running: HashMap::default(),
             slots_used: 0,
+            lent: 0,
+            borrowed: 0,
             open: OpenRuns::default(),
             crowds: Crowds::default(),
             deadlines: BTreeSet::new(),
@@ -259,10 +276,44 @@ impl Scheduler {
         self.slots_used
     }
 
-    /// Slots that there are.
+    /// Slots that it may use now: its own but for those that are lent, and those that are borrowed.
     #[must_use]
     pub fn slots(&self) -> usize {
-        self.config.slots
+        self.config.slots - self.lent + self.borrowed
+    }
+
+    /// Whether all of these are taken.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.slots_used >= self.slots()
+    }
+
+    /// Whether somebody waits who could run, were there a slot.
+    #[must_use]
+    pub fn wants_slot(&self) -> bool {
+        self.classes.iter().any(ClassQueue::has_line)
+    }
+
+    /// Gives an idle slot away.
+    fn lend(&mut self) {
+        assert!(!self.is_full() && self.lent < self.config.slots, "only what is idle, and its own, is lent");
+        self.lent += 1;
+    }
+
+    /// Has a slot back that was lent, and uses it.
+    fn take_back(&mut self, now: Nanos, actions: &mut Vec<Action>) {
+        self.lent -= 1;
+        self.settle(now, actions);
+    }
+
+    /// Has a slot more, for the next run.
+    fn borrow(&mut self) {
+        self.borrowed += 1;
+    }
+
+    /// Has it no more. Whatever runs there ends now.
+    fn give_back(&mut self) {
+        self.borrowed -= 1;
     }
 
     /// Of a job that waits: how many of its tenant and class go before it, as far as that is counted, and how long it
@@ -304,16 +355,22 @@ impl Scheduler {
             // The alarm went off, so it is set no more, whichever time it was set to.
             Event::Tick => self.wake_at = None,
         }
+        self.settle(now, actions);
+    }
+
+    /// Lets end what is late, and start what can.
+    fn settle(&mut self, now: Nanos, actions: &mut Vec<Action>) {
         self.expire(now, actions);
         self.fill_slots(now, actions);
         // Nobody waits for a slot that is held up for company.
-        let somebody_waits = self.classes.iter().any(ClassQueue::has_line);
+        let somebody_waits = self.wants_slot();
         let going = self.open.let_go((!somebody_waits).then_some(now));
         actions.extend(going.into_iter().map(Action::Go));
         self.set_timer(actions);
     }
 
-    fn arrive(&mut self, now: Nanos, arrival: Arrival, actions: &mut Vec<Action>) {
+    fn arrive(&mut self, now: Nanos, mut arrival: Arrival, actions: &mut Vec<Action>) {
+        arrival.batch = arrival.batch.map(|batch| self.config.policy.bound(batch));
         let Arrival { job, tenant, class, deadline, run_here, share, .. } = arrival;
         let alone = arrival.cost.max(COST_MIN);
         self.allow(now, tenant, share, actions);
@@ -327,7 +384,7 @@ impl Scheduler {
             return;
         }
         // No slot is free while somebody waits who may run, so with a free one this job is next.
-        if self.slots_used < self.config.slots && self.tenants.has_room(tenant) {
+        if !self.is_full() && self.tenants.has_room(tenant) {
             let weight = self.tenants.weight(tenant);
             self.classes[class as usize].start_at_once(tenant, weight, alone);
             self.crowds.comes(now, class, arrival.batch);
@@ -405,10 +462,12 @@ impl Scheduler {
         deadline: Option<Nanos>,
         actions: &mut Vec<Action>,
     ) {
-        let nobody_waits = !self.classes.iter().any(ClassQueue::has_line);
-        let hold = self.crowds.hold(now, class, batch, jobs, self.config.slots);
+        let hold_max = self.config.policy.hold_max(batch.fixed);
+        let hold = self.crowds.hold(now, hold_max, class, batch, jobs, self.config.slots);
         let in_time = |hold: &Hold| deadline.is_none_or(|deadline| hold.until < deadline);
-        let hold = hold.filter(|hold| nobody_waits && in_time(hold));
+        // Whoever borrows has too much to do for waiting, and the slot's owner may want it back.
+        let may_wait = !self.wants_slot() && self.borrowed == 0;
+        let hold = hold.filter(|hold| may_wait && in_time(hold));
         let older = self.open.open(class, head, batch, (rows, jobs), hold);
         actions.extend(older.map(Action::Go));
         if hold.is_some() {
@@ -451,7 +510,10 @@ impl Scheduler {
     /// Notes that a job runs, which its class charged.
     fn begin(&mut self, job: JobId, running: Running) {
         let Running { tenant, class, cost, due, slot, .. } = running;
-        self.slots_used += usize::from(slot);
+        if slot {
+            self.slots_used += 1;
+            self.classes[class as usize].goes_on_with(tenant);
+        }
         self.tenants.runs(tenant);
         let known = self.running.insert(job, running);
         assert!(known.is_none(), "job {job} started twice");
@@ -525,7 +587,7 @@ impl Scheduler {
     }
 
     fn fill_slots(&mut self, now: Nanos, actions: &mut Vec<Action>) {
-        while self.slots_used < self.config.slots {
+        while !self.is_full() {
             let Some((class, due)) = self.next_class() else { return };
             self.start_next(now, class, due, actions);
         }
@@ -568,9 +630,14 @@ impl Scheduler {
         due.or_else(|| in_line.next().map(|class| (class, false)))
     }
 
-    fn set_timer(&mut self, actions: &mut Vec<Action>) {
+    /// When time changes something: a deadline passes, or a run is due that is held up.
+    fn first_due(&self) -> Option<Nanos> {
         let deadline = self.deadlines.first().map(|&(deadline, _)| deadline);
-        let next = deadline.into_iter().chain(self.open.first_due()).min();
+        deadline.into_iter().chain(self.open.first_due()).min()
+    }
+
+    fn set_timer(&mut self, actions: &mut Vec<Action>) {
+        let next = self.first_due();
         if next != self.wake_at {
             self.wake_at = next;
             actions.extend(next.map(Action::WakeAt));

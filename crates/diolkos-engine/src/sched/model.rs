@@ -63,6 +63,8 @@ pub(super) struct Model {
     /// Tenants with jobs that may not run more.
     held: BTreeSet<(Class, TenantKey)>,
     arrivals: u64,
+    /// By class: whose run started last.
+    last: [Option<TenantKey>; 3],
 }
 
 impl Model {
@@ -82,6 +84,7 @@ impl Model {
             since: BTreeMap::new(),
             held: BTreeSet::new(),
             arrivals: 0,
+            last: [None; 3],
         }
     }
 
@@ -172,9 +175,21 @@ impl Model {
     fn next_of(&self, class: Class) -> Option<&Plain> {
         let mine = self.waiting.iter().filter(|plain| plain.arrival.class == class);
         let may = mine.filter(|plain| self.has_room(plain.arrival.tenant));
-        may.min_by_key(|plain| {
+        let first = may.min_by_key(|plain| {
             (self.start_of(class, plain.arrival.tenant), plain.arrival.tenant, plain.place())
-        })
+        })?;
+        // Where throughput counts, whoever ran last goes on until it is too far ahead.
+        let last = self.last[class as usize].filter(|_| self.config.policy == PoolPolicy::Throughput);
+        let Some(last) = last.filter(|last| self.shares.contains_key(last) && self.has_room(*last)) else {
+            return Some(first);
+        };
+        let ahead = self.start_of(class, last)
+            < self.start_of(class, first.arrival.tenant) + self.virtual_time(last, policy::SLICE);
+        let of_last = self
+            .waiting
+            .iter()
+            .filter(|plain| ahead && plain.arrival.class == class && plain.arrival.tenant == last);
+        of_last.min_by_key(|plain| plain.place()).or(Some(first))
     }
 
     fn floor(&self, class: Class) -> u64 {
@@ -201,7 +216,10 @@ impl Model {
     }
 
     fn begin(&mut self, job: JobId, running: Running) {
-        let Running { tenant, class, cost, due, .. } = running;
+        let Running { tenant, class, cost, due, slot, .. } = running;
+        if slot {
+            self.last[class as usize] = Some(tenant);
+        }
         let start = self.start_of(class, tenant);
         let next = start + self.virtual_time(tenant, cost);
         self.start.insert((class, tenant), next);
@@ -311,7 +329,12 @@ impl Model {
         let Some(batch) = batch else { return };
         let usual = self.usual[&(class, batch.key)].0 / 16 / self.config.slots as u64;
         let wanted = usize::try_from(usual).unwrap().min(batch.rows_max as usize);
-        let until = now + (batch.fixed / 2).min(HOLD_MAX);
+        let until = now
+            + match self.config.policy {
+                PoolPolicy::Latency => 0,
+                PoolPolicy::Fair => (batch.fixed / 2).min(HOLD_MAX),
+                PoolPolicy::Throughput => batch.fixed.min(10 * HOLD_MAX),
+            };
         let holds = jobs < wanted
             && until > now
             && deadline.is_none_or(|deadline| until < deadline)
@@ -411,7 +434,8 @@ impl Model {
         chosen
     }
 
-    fn arrive(&mut self, now: Nanos, arrival: Arrival, actions: &mut Vec<Action>) {
+    fn arrive(&mut self, now: Nanos, mut arrival: Arrival, actions: &mut Vec<Action>) {
+        arrival.batch = arrival.batch.map(|batch| self.config.policy.bound(batch));
         let Arrival { job, tenant, class, share, .. } = arrival;
         let had_room = !self.shares.contains_key(&tenant) || self.has_room(tenant);
         self.shares.insert(tenant, share);

@@ -7,7 +7,7 @@ use std::collections::{BinaryHeap, HashMap};
 
 use diolkos_types::{BuildSpread, JobId};
 
-use super::{Action, Arrival, Batching, Class, Event, Nanos, SchedConfig, Scheduler, Share, TenantKey};
+use super::{Action, Arrival, Batching, Class, Event, Nanos, Planned, Pools, SchedConfig, Share, TenantKey};
 
 /// Nanoseconds of a millisecond.
 pub const MS: Nanos = 1_000_000;
@@ -119,6 +119,8 @@ pub enum Load {
 pub struct Sender {
     /// Whose jobs these are; several senders may be one tenant.
     pub tenant: TenantKey,
+    /// In which pool they run.
+    pub pool: usize,
     /// How urgent.
     pub class: Class,
     /// What the tenant may have.
@@ -224,7 +226,7 @@ struct Run {
 struct Simulation<'a> {
     senders: &'a [Sender],
     random: Random,
-    scheduler: Scheduler,
+    pools: Pools,
     served: Vec<Served>,
     jobs: HashMap<JobId, Job, BuildSpread>,
     runs: HashMap<JobId, Run, BuildSpread>,
@@ -239,10 +241,10 @@ struct Simulation<'a> {
     next_job: u64,
 }
 
-/// Runs `senders` on a device until it has been simulated for so long.
+/// Runs `senders` on a device with these pools until it has been simulated for so long.
 #[must_use]
 pub fn simulate(
-    config: SchedConfig,
+    pools: &[SchedConfig],
     senders: &[Sender],
     stuck: &[Stuck],
     until: Nanos,
@@ -251,7 +253,7 @@ pub fn simulate(
     let mut simulation = Simulation {
         senders,
         random: Random::new(seed),
-        scheduler: Scheduler::new(config),
+        pools: Pools::new(pools),
         served: vec![Served::default(); senders.len()],
         jobs: HashMap::default(),
         runs: HashMap::default(),
@@ -299,7 +301,7 @@ impl Simulation<'_> {
         }
     }
 
-    fn happens(&mut self, now: Nanos, what: Happens, actions: &mut Vec<Action>) {
+    fn happens(&mut self, now: Nanos, what: Happens, actions: &mut Vec<Planned>) {
         match what {
             Happens::Comes(index, takes) => {
                 let mut jobs = 1;
@@ -316,12 +318,17 @@ impl Simulation<'_> {
                 }
                 for _ in 0..jobs {
                     let arrival = self.arrival(now, index, takes);
-                    self.step(now, Event::Arrive(arrival), actions);
+                    self.step(now, index, Event::Arrive(arrival), actions);
                 }
             }
             Happens::Ends(head) => self.end(now, head, actions),
-            Happens::Cancels(job) => self.step(now, Event::Cancel(job), actions),
-            Happens::Alarm => self.step(now, Event::Tick, actions),
+            // One that ended is not cancelled any more.
+            Happens::Cancels(job) => {
+                if let Some(&Job { sender, .. }) = self.jobs.get(&job) {
+                    self.step(now, sender, Event::Cancel(job), actions);
+                }
+            }
+            Happens::Alarm => self.step(now, 0, Event::Tick, actions),
         }
     }
 
@@ -345,13 +352,13 @@ impl Simulation<'_> {
         Arrival { job, tenant, class, deadline, cost, batch, run_here: false, share }
     }
 
-    fn step(&mut self, now: Nanos, event: Event, actions: &mut Vec<Action>) {
+    fn step(&mut self, now: Nanos, sender: usize, event: Event, actions: &mut Vec<Planned>) {
         actions.clear();
-        self.scheduler.step(now, event, actions);
+        self.pools.step(now, self.senders[sender].pool, event, actions);
         // The last of them that started a run; those who join follow it.
         let mut run: Option<Run> = None;
-        for action in actions.iter() {
-            match *action {
+        for planned in actions.iter() {
+            match planned.action {
                 Action::Start(job) | Action::RunHere(job) => {
                     self.launch(now, run.replace(Run { jobs: vec![job], began: now }));
                 }
@@ -408,7 +415,8 @@ impl Simulation<'_> {
         }
         let head = run.jobs[0];
         // Threads are at once there.
-        self.scheduler.step(now, Event::Taken(head), &mut Vec::new());
+        let pool = self.senders[self.jobs[&head].sender].pool;
+        self.pools.step(now, pool, Event::Taken(head), &mut Vec::new());
         self.runs.insert(head, run);
         self.plan(now + takes.max(1), Happens::Ends(head));
     }
@@ -425,7 +433,7 @@ impl Simulation<'_> {
         }
     }
 
-    fn end(&mut self, now: Nanos, head: JobId, actions: &mut Vec<Action>) {
+    fn end(&mut self, now: Nanos, head: JobId, actions: &mut Vec<Planned>) {
         let Run { jobs, began } = self.runs.remove(&head).expect("a run ends once");
         let took = now - began;
         let rows = |simulation: &Self, job: &JobId| {
@@ -447,7 +455,7 @@ impl Simulation<'_> {
                 self.learned[sender] = Some(before - before / 8 + took / 8);
             }
             self.again(now, sender);
-            self.step(now, Event::Finish(job, part), actions);
+            self.step(now, sender, Event::Finish(job, part), actions);
         }
     }
 }

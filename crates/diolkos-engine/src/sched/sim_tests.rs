@@ -5,12 +5,13 @@ use super::sim::{Load, MS, Predicted, Random, SECOND, Sender, Served, Stuck, Tak
 use super::*;
 
 fn config(slots: usize) -> SchedConfig {
-    SchedConfig { slots, queue_max: 100_000, tenant_queue_max: 100_000, floors: FloorShares::DEFAULT }
+    SchedConfig { slots, queue_max: 100_000, tenant_queue_max: 100_000, ..super::tests::CONFIG }
 }
 
 fn batch(takes: Nanos, weight: u32, outstanding: usize) -> Sender {
     Sender {
         tenant: TenantKey(0),
+        pool: 0,
         class: Class::Batch,
         share: Share { weight, ..Share::ALL },
         takes: Takes::Fixed(takes),
@@ -27,7 +28,7 @@ fn run(slots: usize, senders: &[Sender], until: Nanos, seed: u64) -> Vec<Served>
     let with_tenant =
         |(index, sender): (usize, &Sender)| Sender { tenant: TenantKey(index as u64), ..sender.clone() };
     let senders: Vec<Sender> = senders.iter().enumerate().map(with_tenant).collect();
-    simulate(config(slots), &senders, &[], until, seed)
+    simulate(&[config(slots)], &senders, &[], until, seed)
 }
 
 #[test]
@@ -156,7 +157,7 @@ fn shares_hold_with_heavy_tails_bursts_cancellations_and_a_slot_that_hangs() {
         .collect();
     for seed in 1..=3 {
         let stuck = [Stuck { at: 50 * SECOND, lasts: 2 * SECOND }, Stuck { at: 90 * SECOND, lasts: SECOND }];
-        let served = simulate(config(2), &tenants, &stuck, 400 * SECOND, seed);
+        let served = simulate(&[config(2)], &tenants, &stuck, 400 * SECOND, seed);
         let index = jain(served.iter().map(|served| served.device as f64));
         assert!(index >= 0.99, "seed {seed}: {index}");
         assert!(served[2].cancelled > 1000, "seed {seed}");
@@ -186,10 +187,29 @@ fn batch_of_one(weight: u32) -> Sender {
 fn random_faults_break_no_invariant() {
     let jobs: u64 = std::env::var("DIOLKOS_SIM_JOBS").map_or(200_000, |text| text.parse().unwrap());
     let seed: u64 = std::env::var("DIOLKOS_SIM_SEED").map_or(1, |text| text.parse().unwrap());
+    let pool = |slots, policy, lends| SchedConfig {
+        slots,
+        policy,
+        lends,
+        queue_max: 500,
+        tenant_queue_max: 100,
+        ..super::tests::CONFIG
+    };
+    break_nothing(&[pool(3, PoolPolicy::Fair, false)], jobs, seed);
+    let lending = [
+        pool(1, PoolPolicy::Latency, true),
+        pool(3, PoolPolicy::Fair, true),
+        pool(2, PoolPolicy::Throughput, false),
+    ];
+    break_nothing(&lending, jobs, seed);
+}
+
+fn break_nothing(configs: &[SchedConfig], jobs: u64, seed: u64) {
     let mut random = Random::new(seed);
-    let config =
-        SchedConfig { slots: 3, queue_max: 500, tenant_queue_max: 100, floors: FloorShares::DEFAULT };
-    let mut scheduler = Scheduler::new(config);
+    let mut pools = Pools::new(configs);
+    let slots: usize = configs.iter().map(|config| config.slots).sum();
+    // Jobs are dealt out to pools.
+    let pool_of = |job: JobId| job.0 as usize % configs.len();
     let (mut now, mut job) = (0, 0);
     let mut running: Vec<JobId> = Vec::new();
     let mut open: std::collections::HashSet<JobId> = std::collections::HashSet::new();
@@ -250,9 +270,16 @@ fn random_faults_break_no_invariant() {
         };
         now += random.below(20_000);
         actions.clear();
-        scheduler.step(now, event, &mut actions);
-        for action in &actions {
-            match *action {
+        let of = match event {
+            Event::Arrive(Arrival { job, .. })
+            | Event::Taken(job)
+            | Event::Finish(job, _)
+            | Event::Cancel(job) => job,
+            Event::Tick => JobId(0),
+        };
+        pools.step(now, pool_of(of), event, &mut actions);
+        for planned in &actions {
+            match planned.action {
                 Action::Start(job) | Action::Join(job, _) | Action::RunHere(job) => {
                     assert!(open.remove(&job), "seed {seed}: {job} ended twice");
                     running.push(job);
@@ -265,25 +292,27 @@ fn random_faults_break_no_invariant() {
                 Action::Go(job) => assert!(held.remove(&job), "seed {seed}"),
             }
         }
-        assert_eq!((scheduler.running(), scheduler.waiting()), (running.len(), open.len()), "seed {seed}");
-        assert!(
-            scheduler.slots_used() <= 3 && scheduler.tenants.len() <= running.len() + open.len(),
-            "seed {seed}"
-        );
+        let sum = |of: fn(&Scheduler) -> usize| pools.each().map(of).sum::<usize>();
+        assert_eq!((sum(Scheduler::running), pools.waiting()), (running.len(), open.len()), "seed {seed}");
+        assert!(sum(Scheduler::slots_used) <= slots, "seed {seed}");
+        assert!(sum(|of| of.tenants.len()) <= running.len() + open.len(), "seed {seed}");
     }
     now += SECOND;
     actions.clear();
-    scheduler.step(now, Event::Tick, &mut actions);
-    for action in &actions {
-        if let Action::Go(job) = action {
-            assert!(held.remove(job), "seed {seed}");
+    pools.step(now, 0, Event::Tick, &mut actions);
+    for planned in &actions {
+        if let Action::Go(job) = planned.action {
+            assert!(held.remove(&job), "seed {seed}");
         }
     }
     assert!(held.is_empty(), "seed {seed}: {held:?} are held up for ever");
     for job in running.drain(..) {
-        scheduler.step(now, Event::Finish(job, MS), &mut Vec::new());
+        pools.step(now, pool_of(job), Event::Finish(job, MS), &mut Vec::new());
     }
-    assert_eq!((scheduler.slots_used(), scheduler.tenants.len()), (0, 0), "seed {seed}");
-    assert!(scheduler.classes.iter().all(|class| class.keys() == 0), "seed {seed}");
-    assert_eq!(scheduler.crowds.jobs(), 0, "seed {seed}");
+    for (index, scheduler) in pools.each().enumerate() {
+        assert_eq!((scheduler.slots_used(), scheduler.tenants.len()), (0, 0), "seed {seed}");
+        assert_eq!((scheduler.slots(), pools.lent(index)), (configs[index].slots, 0), "seed {seed}");
+        assert!(scheduler.classes.iter().all(|class| class.keys() == 0), "seed {seed}");
+        assert_eq!(scheduler.crowds.jobs(), 0, "seed {seed}");
+    }
 }

@@ -11,7 +11,7 @@ use super::*;
 
 /// What a test does next; indices choose among what is there.
 #[derive(Clone, Debug)]
-enum Move {
+pub(super) enum Move {
     Arrive {
         tenant: u64,
         class: Class,
@@ -36,11 +36,39 @@ enum Move {
     },
 }
 
+impl Move {
+    /// The same, with longer times.
+    fn scaled(self, scale: u64) -> Move {
+        match self {
+            Move::Arrive { tenant, class, deadline_in, cost, batch, run_here, share } => Move::Arrive {
+                tenant,
+                class,
+                deadline_in: deadline_in.map(|time| time * scale),
+                cost: cost * scale,
+                batch: batch.map(|batch| Batching {
+                    fixed: batch.fixed * scale,
+                    per_row: batch.per_row * scale,
+                    ..batch
+                }),
+                run_here,
+                share,
+            },
+            Move::Finish { which, took } => Move::Finish { which, took: took * scale },
+            Move::Pass { time } => Move::Pass { time: time * scale },
+            Move::Take { .. } | Move::Cancel { .. } => self,
+        }
+    }
+}
+
+pub(super) fn policies() -> impl Strategy<Value = PoolPolicy> {
+    prop_oneof![Just(PoolPolicy::Fair), Just(PoolPolicy::Latency), Just(PoolPolicy::Throughput)]
+}
+
 fn classes() -> impl Strategy<Value = Class> {
     prop_oneof![Just(Class::Interactive), Just(Class::Standard), Just(Class::Batch)]
 }
 
-fn moves() -> impl Strategy<Value = Move> {
+pub(super) fn moves() -> impl Strategy<Value = Move> {
     let deadline = proptest::option::of(0u64..60_000);
     prop_oneof![
         5 => (0u64..4, classes(), deadline, 0u64..9000, batches(), any::<bool>(), shares()).prop_map(
@@ -89,10 +117,12 @@ proptest! {
         queue_max in 1usize..12,
         tenant_queue_max in 1usize..8,
         floors in (0u16..300, 0u16..300),
+        policy in policies(),
+        scale in prop_oneof![Just(1u64), Just(10_000)],
         moves in proptest::collection::vec(moves(), 0..200),
     ) {
         let floors = FloorShares { standard: floors.0, batch: floors.1 };
-        let config = SchedConfig { slots, queue_max, tenant_queue_max, floors };
+        let config = SchedConfig { slots, queue_max, tenant_queue_max, floors, policy, lends: false };
         let mut scheduler = Scheduler::new(config);
         let mut model = Model::new(config);
         let mut now = 0;
@@ -101,7 +131,7 @@ proptest! {
         let mut alarm = None;
         let mut held: BTreeSet<JobId> = BTreeSet::new();
         for next in moves {
-            let event = match next {
+            let event = match next.scaled(scale) {
                 Move::Arrive { tenant, class, deadline_in, cost, batch, run_here, share } => {
                     arrived += 1;
                     let deadline = deadline_in.map(|after| now + after);
@@ -174,10 +204,16 @@ proptest! {
     }
 }
 
-const CONFIG: SchedConfig =
-    SchedConfig { slots: 1, queue_max: 99, tenant_queue_max: 99, floors: FloorShares::DEFAULT };
+pub(super) const CONFIG: SchedConfig = SchedConfig {
+    slots: 1,
+    queue_max: 99,
+    tenant_queue_max: 99,
+    floors: FloorShares::DEFAULT,
+    policy: PoolPolicy::Fair,
+    lends: false,
+};
 
-fn arrival(job: u64, tenant: u64) -> Arrival {
+pub(super) fn arrival(job: u64, tenant: u64) -> Arrival {
     Arrival {
         job: JobId(job),
         tenant: TenantKey(tenant),
@@ -266,7 +302,7 @@ const BATCHING: Batching = Batching {
     per_row: 1000,
 };
 
-fn batched(job: u64, tenant: u64) -> Arrival {
+pub(super) fn batched(job: u64, tenant: u64) -> Arrival {
     Arrival { cost: 9000, batch: Some(BATCHING), ..arrival(job, tenant) }
 }
 

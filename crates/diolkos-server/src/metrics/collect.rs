@@ -81,6 +81,15 @@ fn of_device(page: &mut Page, device: &DeviceSnapshot) {
     page.add("diolkos_device_busy_seconds_total", name, seconds(device.busy_ns));
     page.add("diolkos_device_predicted_seconds_total", name, seconds(device.predicted_ns));
     page.add("diolkos_device_prediction_error_seconds_total", name, seconds(device.error_ns));
+    for pool in &device.pools {
+        let labels = &[device.name.as_str(), pool.name.as_str()];
+        page.add("diolkos_pool_slots", labels, pool.slots as f64);
+        page.add("diolkos_pool_slots_lent", labels, pool.lent as f64);
+        page.add("diolkos_pool_running", labels, pool.running as f64);
+        page.add("diolkos_pool_waiting", labels, pool.waiting as f64);
+        page.add("diolkos_pool_loans_total", labels, pool.loans as f64);
+        page.add("diolkos_pool_busy_seconds_total", labels, seconds(pool.busy_ns));
+    }
 }
 
 fn of_tenant(page: &mut Page, tenant: &TenantSnapshot) {

@@ -15,9 +15,9 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, Response};
 use axum::routing::get;
-use diolkos_engine::Timing;
 use diolkos_engine::account::{ModelStats, Total, saturating_ns};
 use diolkos_engine::store::LoadedVersion;
+use diolkos_engine::{PoolPolicy, PoolSnapshot, Timing};
 use serde_json::{Value, json};
 
 use super::error::HttpError;
@@ -49,6 +49,25 @@ pub(super) fn tell_timing(reply: &mut Response<Body>, timing: &Timing) {
     }
 }
 
+/// A pool of a device. What the others do shows in the numbers that change.
+fn of_pool(pool: &PoolSnapshot, sees_all: bool) -> Value {
+    let policy = match pool.policy {
+        PoolPolicy::Latency => "latency",
+        PoolPolicy::Fair => "fair",
+        PoolPolicy::Throughput => "throughput",
+    };
+    let cpus = pool.cpus.as_ref().map(ToString::to_string);
+    let mut told = json!({ "name": pool.name, "policy": policy, "slots": pool.slots, "cpus": cpus });
+    if sees_all {
+        told["lent"] = pool.lent.into();
+        told["running"] = pool.running.into();
+        told["waiting"] = pool.waiting.into();
+        told["loans"] = pool.loans.into();
+        told["busy_ns"] = pool.busy_ns.into();
+    }
+    told
+}
+
 async fn status(State(app): State<Arc<App>>, Caller(session): Caller) -> Response<Body> {
     let engine = &app.engine;
     // What the others do shows in these numbers.
@@ -60,6 +79,9 @@ async fn status(State(app): State<Arc<App>>, Caller(session): Caller) -> Respons
             told["waiting"] = device.waiting.into();
             told["runs"] = device.runs.into();
             told["busy_ns"] = device.busy_ns.into();
+        }
+        if device.pools.len() > 1 {
+            told["pools"] = device.pools.iter().map(|pool| of_pool(pool, sees_all)).collect();
         }
         told
     };

@@ -6,6 +6,7 @@
 
 mod listen;
 mod parse;
+mod pools;
 pub mod reload;
 mod suggest;
 mod tenant_text;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use listen::Listen;
 pub use parse::{Diagnostic, SettingsError};
+pub use pools::{Cpus, PolicyName, PoolSettings};
 pub(crate) use tenant_text::{tenants_from_toml, tenants_to_toml};
 pub use tenants::{ClassName, LeaseKind, LeaseSettings, TenantSettings};
 pub use tls::TlsFiles;
@@ -49,7 +51,7 @@ pub struct Settings {
     pub models: Models,
     /// Bounds of connections and requests.
     pub limits: Limits,
-    /// How many jobs run at once.
+    /// Which jobs run, and how many at once.
     pub engine: EngineSettings,
     /// The native channel.
     pub channel: Channel,
@@ -118,7 +120,7 @@ pub struct Limits {
     pub requests_memory_max: Size,
 }
 
-/// How many jobs run at once.
+/// Which jobs run, and how many at once.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EngineSettings {
@@ -131,6 +133,8 @@ pub struct EngineSettings {
     pub batch_floor: u16,
     /// Requests for the same model that wait share a run, where that was measured to be faster. Default `true`.
     pub batching: bool,
+    /// Slots that some leases have for themselves. Default: one pool, `default`.
+    pub pools: BTreeMap<String, PoolSettings>,
 }
 
 /// The native channel.
@@ -236,7 +240,13 @@ impl Default for Limits {
 
 impl Default for EngineSettings {
     fn default() -> EngineSettings {
-        EngineSettings { slots: 0, standard_floor: 10, batch_floor: 5, batching: true }
+        EngineSettings {
+            slots: 0,
+            standard_floor: 10,
+            batch_floor: 5,
+            batching: true,
+            pools: BTreeMap::new(),
+        }
     }
 }
 
@@ -268,7 +278,7 @@ impl Settings {
     /// Reads settings from text; `origin` is the file name in errors and the base of relative paths.
     pub fn parse(text: &str, origin: &Path) -> Result<Settings, SettingsError> {
         let mut settings = parse::parse(text, origin)?;
-        settings.resolve(origin.parent().unwrap_or(Path::new("")));
+        settings.resolve_in(origin);
         Ok(settings)
     }
 
@@ -290,11 +300,14 @@ impl Settings {
     }
 
     /// What is wrong with values that the types allow, a sentence each.
-    pub(crate) fn broken_rules(&self) -> Vec<String> {
+    #[must_use]
+    pub fn broken_rules(&self) -> Vec<String> {
         parse::broken_rules(self).into_iter().map(|(_, message)| message).collect()
     }
 
-    fn resolve(&mut self, base: &Path) {
+    /// Paths that are relative lie beside this file.
+    fn resolve_in(&mut self, origin: &Path) {
+        let base = origin.parent().unwrap_or(Path::new(""));
         let paths = self
             .models
             .repositories

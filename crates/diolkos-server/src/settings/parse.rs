@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use diolkos_engine::limits as engine_limits;
 use toml::de::{DeTable, DeValue};
 
-use super::{LeaseSettings, Settings, TenantSettings, suggest, tenants};
+use super::{EngineSettings, LeaseSettings, PoolSettings, Settings, TenantSettings, pools, suggest, tenants};
 use crate::limits;
 use crate::listen::{Address, Tls};
 
@@ -84,6 +84,19 @@ pub(super) fn read(path: &Path) -> Result<String, SettingsError> {
 
 /// Settings from text, before paths are resolved.
 pub(super) fn parse(text: &str, origin: &Path) -> Result<Settings, SettingsError> {
+    parse_by(text, origin, broken_rules)
+}
+
+/// The same of tenants that are added to other settings: what they name there is not looked for.
+pub(super) fn parse_tenants(text: &str, origin: &Path) -> Result<Settings, SettingsError> {
+    parse_by(text, origin, broken_alone)
+}
+
+fn parse_by(
+    text: &str,
+    origin: &Path,
+    rules: fn(&Settings) -> Vec<(String, String)>,
+) -> Result<Settings, SettingsError> {
     let at = |span, message| Diagnostic::at(origin, text, span, message);
     let of_toml = |error: toml::de::Error| at(error.span(), error.message().replace('\n', " "));
     let fail = |diagnostics| Err(SettingsError { diagnostics });
@@ -100,7 +113,7 @@ pub(super) fn parse(text: &str, origin: &Path) -> Result<Settings, SettingsError
         Ok(settings) => settings,
         Err(error) => return fail(vec![of_toml(error)]),
     };
-    let broken = broken_rules(&settings);
+    let broken = rules(&settings);
     if broken.is_empty() {
         return Ok(settings);
     }
@@ -143,7 +156,9 @@ pub(super) fn known_keys() -> serde_json::Value {
     let lease = BTreeMap::from([(ANY_NAME.to_owned(), LeaseSettings::default())]);
     let tenant = TenantSettings { leases: lease, ..TenantSettings::default() };
     let tenants = BTreeMap::from([(ANY_NAME.to_owned(), tenant)]);
-    tree(&Settings { tenants, ..Settings::default() })
+    let pools = BTreeMap::from([(ANY_NAME.to_owned(), PoolSettings::default())]);
+    let engine = EngineSettings { pools, ..EngineSettings::default() };
+    tree(&Settings { tenants, engine, ..Settings::default() })
 }
 
 /// Settings as a tree.
@@ -214,6 +229,13 @@ fn find<'t, 'i>(tree: &'t DeTable<'i>, key: &str) -> Option<(Range<usize>, &'t D
 
 /// What the types alone do not say. Each complaint names the key that it is about.
 pub(super) fn broken_rules(settings: &Settings) -> Vec<(String, String)> {
+    let mut broken = broken_alone(settings);
+    pools::broken_leases(settings, |key, message| broken.push((key, message)));
+    broken
+}
+
+/// The rules that hold for a part of the settings as well.
+fn broken_alone(settings: &Settings) -> Vec<(String, String)> {
     let mut broken = Vec::new();
     let mut rule = |key: &'static str, holds: bool, wants: String| {
         if !holds {
@@ -286,6 +308,7 @@ pub(super) fn broken_rules(settings: &Settings) -> Vec<(String, String)> {
     );
     broken_names(settings, &mut broken);
     tenants::broken_rules(&settings.tenants, |key, message| broken.push((key, message)));
+    pools::broken_rules(settings, |key, message| broken.push((key, message)));
     broken
 }
 

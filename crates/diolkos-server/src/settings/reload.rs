@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a reload (SIGHUP) changes at run time, and what waits for a restart.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::Value;
 
@@ -52,11 +52,19 @@ pub fn changes(old: &Settings, new: &Settings) -> Changes {
             changed.push(format!("tenants.{name}"));
         }
     }
-    let without_tenants = |settings: &Settings| {
-        let tenants = BTreeMap::new();
-        flatten(parse::tree(&Settings { tenants, ..settings.clone() }))
+    for name in old.engine.pools.keys().chain(new.engine.pools.keys()).collect::<BTreeSet<_>>() {
+        if old.engine.pools.get(name) != new.engine.pools.get(name) {
+            changed.push(format!("engine.pools.{name}"));
+        }
+    }
+    // Both have the same keys without those that operators name.
+    let without_names = |settings: &Settings| {
+        let mut settings = settings.clone();
+        settings.tenants.clear();
+        settings.engine.pools.clear();
+        flatten(parse::tree(&settings))
     };
-    let (old, new) = (without_tenants(old), without_tenants(new));
+    let (old, new) = (without_names(old), without_names(new));
     changed.extend(old.into_iter().zip(new).filter(|(old, new)| old.1 != new.1).map(|(old, _)| old.0));
     changed.sort();
     let changed = changed.into_iter();
@@ -125,7 +133,7 @@ mod tests {
     fn what_is_merged_is_what_is_live() {
         // A file in which every value differs from its default.
         let new = Settings::parse(
-            "listen = [\"unix:/s\"]\nsocket_mode = \"0660\"\nlinger = \"1s\"\nanonymous = \"t\"\ntenants_file = \"/t\"\ntenants.t = {}\nengine = { slots = 1, standard_floor = 1, batch_floor = 1, batching = false }\nchannel.spin = \"0s\"\n\
+            "listen = [\"unix:/s\"]\nsocket_mode = \"0660\"\nlinger = \"1s\"\nanonymous = \"t\"\ntenants_file = \"/t\"\ntenants.t = {}\nengine = { slots = 2, standard_floor = 1, batch_floor = 1, batching = false, pools = { p = { slots = 1 } } }\nchannel.spin = \"0s\"\n\
              log = { level = \"debug\", format = \"json\" }\nshutdown.drain_timeout = \"1s\"\naudit.file = \"/a\"\n\
              [models]\nrepositories = [\"/r\"]\nfiles = [\"/f\"]\nmemory_max = \"1B\"\nfile_bytes_max = \"1B\"\nlazy = true\n\
              watch_interval = \"1s\"\nclient_load = true\nvariable_dim_max = 1\nstore_dir = \"/d\"\n\
@@ -138,8 +146,9 @@ mod tests {
         .unwrap();
         let old = Settings::default();
         let all = changes(&old, &new);
-        // Those of tenants count as one.
-        let keys = keys().into_iter().filter(|(key, _)| !key.starts_with("tenants.")).count() + 1;
+        // Those of tenants count as one, and those of pools.
+        let named = |key: &str| key.starts_with("tenants.") || key.starts_with("engine.pools.");
+        let keys = keys().into_iter().filter(|(key, _)| !named(key)).count() + 2;
         assert_eq!(all.live.len() + all.restart.len(), keys, "a value is the default: {all:?}");
         let merged = merge(&old, new);
         assert_eq!(changes(&old, &merged), Changes { live: all.live, restart: Vec::new() });

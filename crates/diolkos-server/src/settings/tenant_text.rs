@@ -29,7 +29,8 @@ impl TenantSettings {
         // Through TOML, so that there is one reader, which knows what was probably meant.
         let file = File { tenants: BTreeMap::from([(name.to_owned(), without_nulls(json))]) };
         let text = toml::to_string(&file).map_err(|error| vec![error.to_string()])?;
-        let tenant = tenants_only(parse::parse(&text, Path::new("")))?.remove(name).unwrap_or_default();
+        let tenant =
+            tenants_only(parse::parse_tenants(&text, Path::new("")))?.remove(name).unwrap_or_default();
         for socket in &tenant.sockets {
             if matches!(socket, Address::Unix(path) if !path.is_absolute()) {
                 return Err(vec![format!("`{socket}` has to be an absolute path")]);
@@ -57,7 +58,8 @@ pub(crate) fn tenants_from_toml(
     text: &str,
     file: &Path,
 ) -> Result<BTreeMap<String, TenantSettings>, SettingsError> {
-    let settings = Settings::parse(text, file)?;
+    let mut settings = parse::parse_tenants(text, file)?;
+    settings.resolve_in(file);
     Ok(settings.tenants)
 }
 

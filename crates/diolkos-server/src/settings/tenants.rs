@@ -66,6 +66,8 @@ pub struct LeaseSettings {
     pub kind: Option<LeaseKind>,
     /// Which device. Default: every device that no other lease of the tenant names.
     pub resource: Option<String>,
+    /// Which pool of its slots, of `engine.pools`. Default `default`.
+    pub pool: Option<String>,
     /// Models that may be run; `*` stands for any text and `?` for one character. Default none.
     pub models: Vec<String>,
     /// Built-in operations that may be run, alike. Default none.
@@ -153,6 +155,7 @@ impl LeaseSettings {
     fn lease(&self) -> Lease {
         Lease {
             device: self.resource.as_deref().map(Into::into),
+            pool: self.pool.as_deref().map(Into::into),
             models: Patterns::new(self.models.iter().map(String::as_str)),
             operations: Patterns::new(self.operations.iter().map(String::as_str)),
             class: match self.class {
@@ -181,8 +184,7 @@ pub(super) fn broken_rules(
     for (name, tenant) in tenants {
         let key = |key: &str| format!("tenants.{name}.{key}");
         if !is_name(name) {
-            let rule = "is no name: letters, digits, `.`, `_` and `-` are possible, 64 of them, and a letter or digit comes first";
-            broken(format!("tenants.{name}"), format!("`{}` {rule}", shown(name)));
+            broken(format!("tenants.{name}"), format!("`{}` {NAME_RULE}", shown(name)));
         }
         for socket in &tenant.sockets {
             if !matches!(socket, Address::Unix(_)) {
@@ -275,14 +277,17 @@ fn once<'a, K: Eq + Hash>(
     }
 }
 
+/// What a name is.
+pub(super) const NAME_RULE: &str = "is no name: letters, digits, `.`, `_` and `-` are possible, 64 of them, and a letter or digit comes first";
+
 /// Names stand in metrics, logs and commands, so they are plain.
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     (1..=64).contains(&name.len())
         && name.chars().all(plain)
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
 }
 
-fn shown(name: &str) -> String {
+pub(super) fn shown(name: &str) -> String {
     name.chars().take(60).flat_map(char::escape_default).collect()
 }

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use diolkos_engine::limits;
 use diolkos_engine::sched::sim::{Sender, Served, jain, simulate};
-use diolkos_engine::sched::{Class, FloorShares, Nanos, SchedConfig, TenantKey};
+use diolkos_engine::sched::{CLASSES, Class, FloorShares, Nanos, SchedConfig, TenantKey};
+use diolkos_engine::{PoolConfig, limits};
 use diolkos_server::Settings;
 use serde::Serialize;
 
@@ -73,6 +73,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 #[derive(Debug, Serialize)]
 struct Row {
     tenant: String,
+    pool: String,
     class: &'static str,
     weight: u32,
     came: u64,
@@ -95,13 +96,14 @@ struct Outcome {
     policy: &'static str,
     /// Part of the device's time that was used.
     used: f64,
-    /// Jain's index of device time by weight, among tenants of the same class; for classes with several.
+    /// Jain's index of device time by weight, among tenants of the same pool and class; where there are several.
     fairness: Vec<Fairness>,
     senders: Vec<Row>,
 }
 
 #[derive(Debug, Serialize)]
 struct Fairness {
+    pool: String,
     class: &'static str,
     jain: f64,
 }
@@ -122,6 +124,7 @@ pub(super) fn run(args: &SimArgs) -> Result<Exit, Failure> {
         Some(path) => Settings::load(path).map_err(|error| Failure::usage(error.to_string()))?,
         None => Settings::default(),
     };
+    let settings = trace.settings(&args.trace, settings)?;
     let senders = trace.senders(&args.trace, &settings)?;
     let report = report(args, &trace, &settings, &senders);
     if args.json {
@@ -133,11 +136,14 @@ pub(super) fn run(args: &SimArgs) -> Result<Exit, Failure> {
 }
 
 fn report(args: &SimArgs, trace: &Trace, settings: &Settings, senders: &[Named]) -> Report {
-    let slots = trace.slots.unwrap_or_else(|| settings.slots()).clamp(1, limits::DEVICE_SLOTS_MAX);
+    let pools = settings.pools();
+    let slots = pools.iter().map(|pool| pool.slots).sum();
     let seed = args.seed.or(trace.seed).unwrap_or(1);
     let seconds = args.seconds.or(trace.seconds).filter(|seconds| *seconds > 0.0).unwrap_or(SECONDS);
-    let config = SchedConfig {
-        slots,
+    let of_pool = |pool: &PoolConfig| SchedConfig {
+        slots: pool.slots,
+        policy: pool.policy,
+        lends: pool.lends,
         queue_max: limits::DEVICE_QUEUE_MAX,
         tenant_queue_max: limits::TENANT_QUEUE_MAX,
         floors: FloorShares {
@@ -152,21 +158,25 @@ fn report(args: &SimArgs, trace: &Trace, settings: &Settings, senders: &[Named])
         .iter()
         .map(|named| Sender { batch: batching(&named.sender), ..named.sender.clone() })
         .collect();
-    let served = simulate(config, &fair, &stuck, until, seed);
-    let mut outcomes = vec![outcome("diolkos", senders, served, seconds, slots)];
+    let configs: Vec<SchedConfig> = pools.iter().map(of_pool).collect();
+    let served = simulate(&configs, &fair, &stuck, until, seed);
+    let mut outcomes = vec![outcome("diolkos", senders, served, seconds, &pools)];
     if args.fifo {
-        // One tenant, one class, no deadlines, nothing shared: what comes first runs first.
+        // One pool, one tenant, one class, no deadlines, nothing shared: what comes first runs first.
         let first = |named: &Named| Sender {
             tenant: TenantKey(0),
+            pool: 0,
             class: Class::Standard,
             share: diolkos_engine::Share::ALL,
             deadline: None,
             batch: None,
             ..named.sender.clone()
         };
-        let one = SchedConfig { tenant_queue_max: config.queue_max, ..config };
+        let one = PoolConfig::fair(slots);
+        let one = SchedConfig { tenant_queue_max: limits::DEVICE_QUEUE_MAX, ..of_pool(&one) };
         let fifo: Vec<Sender> = senders.iter().map(first).collect();
-        outcomes.push(outcome("fifo", senders, simulate(one, &fifo, &stuck, until, seed), seconds, slots));
+        let served = simulate(&[one], &fifo, &stuck, until, seed);
+        outcomes.push(outcome("fifo", senders, served, seconds, &pools));
     }
     Report { seed, seconds, slots, outcomes }
 }
@@ -184,13 +194,15 @@ fn outcome(
     senders: &[Named],
     served: Vec<Served>,
     seconds: f64,
-    slots: usize,
+    pools: &[PoolConfig],
 ) -> Outcome {
+    let slots: usize = pools.iter().map(|pool| pool.slots).sum();
     let all = seconds * 1e9 * slots as f64;
     let mut rows = Vec::new();
     for (Named { tenant, sender }, mut served) in senders.iter().zip(served) {
         rows.push(Row {
             tenant: tenant.clone(),
+            pool: pools[sender.pool].name.clone(),
             class: class_name(sender.class),
             weight: sender.share.weight,
             came: served.came,
@@ -205,9 +217,10 @@ fn outcome(
             latency_p99_ns: served.latency(0.99),
         });
     }
-    let fairness = [Class::Interactive, Class::Standard, Class::Batch].into_iter().filter_map(|class| {
+    let groups = pools.iter().flat_map(|pool| CLASSES.map(|class| (pool.name.as_str(), class_name(class))));
+    let fairness = groups.filter_map(|(pool, class)| {
         let mut tenants: Vec<(&str, f64)> = Vec::new();
-        for row in rows.iter().filter(|row| row.class == class_name(class)) {
+        for row in rows.iter().filter(|row| (row.pool.as_str(), row.class) == (pool, class)) {
             let share = row.share / f64::from(row.weight.max(1));
             match tenants.iter_mut().find(|(tenant, _)| *tenant == row.tenant) {
                 Some((_, sum)) => *sum += share,
@@ -215,7 +228,7 @@ fn outcome(
             }
         }
         let jain = jain(tenants.iter().map(|(_, share)| *share));
-        (tenants.len() > 1 && jain.is_finite()).then_some(Fairness { class: class_name(class), jain })
+        (tenants.len() > 1 && jain.is_finite()).then(|| Fairness { pool: pool.to_owned(), class, jain })
     });
     let fairness = fairness.collect();
     Outcome { policy, used: rows.iter().map(|row| row.share).sum(), fairness, senders: rows }
@@ -225,11 +238,13 @@ fn shown(report: &Report, trace: &Path, paint: Paint) -> Result<Vec<u8>, Failure
     let mut out = Vec::new();
     let Report { seed, seconds, slots, outcomes } = report;
     writeln!(out, "{}: {seconds} s, slots: {slots}, seed: {seed}", trace.display())?;
+    let pools =
+        outcomes.iter().flat_map(|outcome| &outcome.senders).any(|row| row.pool != PoolConfig::DEFAULT);
     for Outcome { policy, used, fairness, senders } in outcomes {
         let policy =
             if *policy == "fifo" { "first come, first served" } else { "classes, shares and batching" };
         writeln!(out, "\n{policy}: {:.1} % of the device used", used * 100.0)?;
-        let mut table = Table::new(&[
+        let mut columns = vec![
             ("TENANT", Lean::Left),
             ("CLASS", Lean::Left),
             ("WEIGHT", Lean::Right),
@@ -240,10 +255,14 @@ fn shown(report: &Report, trace: &Path, paint: Paint) -> Result<Vec<u8>, Failure
             ("LATENCY P99", Lean::Right),
             ("LATE", Lean::Right),
             ("CANCELLED", Lean::Right),
-        ]);
+        ];
+        if pools {
+            columns.insert(1, ("POOL", Lean::Left));
+        }
+        let mut table = Table::new(&columns);
         let shown = |ns: Nanos| time(Duration::from_nanos(ns));
         for row in senders {
-            let cells = vec![
+            let mut cells = vec![
                 row.tenant.clone(),
                 row.class.to_owned(),
                 row.weight.to_string(),
@@ -255,11 +274,15 @@ fn shown(report: &Report, trace: &Path, paint: Paint) -> Result<Vec<u8>, Failure
                 row.late.to_string(),
                 row.cancelled.to_string(),
             ];
+            if pools {
+                cells.insert(1, row.pool.clone());
+            }
             table.row(cells, None);
         }
         table.write(&mut out, paint)?;
-        for Fairness { class, jain } in fairness {
-            writeln!(out, "Jain's index of device time by weight, class {class}: {jain:.3}")?;
+        for Fairness { pool, class, jain } in fairness {
+            let of = if pools { format!("pool {pool}, class {class}") } else { format!("class {class}") };
+            writeln!(out, "Jain's index of device time by weight, {of}: {jain:.3}")?;
         }
     }
     Ok(out)

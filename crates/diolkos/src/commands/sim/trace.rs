@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A trace: who sends what, and when, as somebody writes it down or records it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use diolkos_engine::sched::sim::{Load, Predicted, Sender, Stuck, Takes};
 use diolkos_engine::sched::{BatchKey, Batching, Class, Nanos, Share, TenantKey};
-use diolkos_server::settings::{Interval, Settings};
+use diolkos_engine::{PoolConfig, limits};
+use diolkos_server::settings::{Interval, PoolSettings, Settings};
 use serde::Deserialize;
 
 use crate::exit::Failure;
@@ -25,6 +27,9 @@ pub(super) struct Trace {
     pub(super) slots: Option<usize>,
     /// Which random numbers.
     pub(super) seed: Option<u64>,
+    /// Pools of these, instead of those of the settings.
+    #[serde(default)]
+    pools: BTreeMap<String, PoolSettings>,
     /// Slots that hang.
     #[serde(default)]
     stuck: Vec<StuckSlot>,
@@ -44,6 +49,7 @@ struct StuckSlot {
 struct Send {
     tenant: String,
     class: Option<ClassName>,
+    pool: Option<String>,
     weight: Option<u32>,
     concurrency_max: Option<usize>,
     queue_max: Option<usize>,
@@ -114,6 +120,20 @@ impl Trace {
         self.stuck.iter().map(|stuck| Stuck { at: nanos(stuck.at), lasts: nanos(stuck.lasts) }).collect()
     }
 
+    /// The settings, with what the trace says instead.
+    pub(super) fn settings(&self, origin: &Path, mut settings: Settings) -> Result<Settings, Failure> {
+        if let Some(slots) = self.slots {
+            settings.engine.slots = slots.clamp(1, limits::DEVICE_SLOTS_MAX);
+        }
+        if !self.pools.is_empty() {
+            settings.engine.pools = self.pools.clone();
+        }
+        match &settings.broken_rules()[..] {
+            [] => Ok(settings),
+            broken => Err(Failure::usage(format!("{}: {}", origin.display(), broken.join("; ")))),
+        }
+    }
+
     /// The senders. What a tenant may have is what the settings say, unless the trace does.
     pub(super) fn senders(&self, origin: &Path, settings: &Settings) -> Result<Vec<Named>, Failure> {
         if self.send.is_empty() || self.send.len() > SENDERS_MAX {
@@ -154,6 +174,13 @@ impl Send {
     ) -> Result<Sender, String> {
         let lease = settings.tenants.get(&self.tenant).map(|tenant| tenant.policy());
         let lease = lease.and_then(|policy| policy.leases.into_iter().next());
+        let pool = self.pool.as_deref().or(lease.as_ref().and_then(|lease| lease.pool.as_deref()));
+        let pool = pool.unwrap_or(PoolConfig::DEFAULT);
+        let pools = settings.pools();
+        let pool = pools.iter().position(|other| other.name == pool).ok_or_else(|| {
+            let names: Vec<&str> = pools.iter().map(|pool| pool.name.as_str()).collect();
+            format!("is in pool `{pool}`, which is none of: {}", names.join(", "))
+        })?;
         let share = lease.as_ref().map_or(Share::ALL, |lease| lease.share);
         let share = Share {
             weight: self.weight.unwrap_or(share.weight),
@@ -179,6 +206,7 @@ impl Send {
         };
         Ok(Sender {
             tenant,
+            pool,
             class,
             share,
             takes,

@@ -136,7 +136,7 @@ pub struct TenantAdd {
     /// Take everything from `[tenants.NAME]` in this file instead, which is TOML as in the settings; `-` = standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["sockets", "socket_mode", "uids", "cgroups", "tokens",
         "certificates", "rate", "burst", "connections_max", "connection_rate", "sessions_max", "requests_memory_max", "regions_memory_max",
-        "deadline_max", "batch_alone", "load", "metrics", "admin", "models", "operations", "class", "resource", "weight", "concurrency_max",
+        "deadline_max", "batch_alone", "load", "metrics", "admin", "models", "operations", "class", "resource", "pool", "weight", "concurrency_max",
         "queue_max"])]
     pub from: Option<PathBuf>,
     /// Replace the tenant if it is there
@@ -165,6 +165,9 @@ pub struct LeaseOptions {
     /// Which device [default: every device that no other lease of the tenant names]
     #[arg(long, value_name = "DEVICE")]
     pub resource: Option<String>,
+    /// Which pool of its slots [default: default]
+    #[arg(long, value_name = "POOL")]
+    pub pool: Option<String>,
     /// Its part of the device time beside other tenants of the class: twice the weight, twice the time [default: 1]
     #[arg(long, value_name = "N")]
     pub weight: Option<u32>,
@@ -258,9 +261,15 @@ pub struct LeaseAdd {
 
 impl LeaseOptions {
     fn is_empty(&self) -> bool {
-        let LeaseOptions { models, operations, class, resource, weight, concurrency_max, queue_max } = self;
+        let LeaseOptions { models, operations, class, resource, pool, weight, concurrency_max, queue_max } =
+            self;
         let limits = weight.is_some() || concurrency_max.is_some() || queue_max.is_some();
-        models.is_empty() && operations.is_empty() && class.is_none() && resource.is_none() && !limits
+        models.is_empty()
+            && operations.is_empty()
+            && class.is_none()
+            && resource.is_none()
+            && pool.is_none()
+            && !limits
     }
 
     /// As the settings have it.
@@ -271,6 +280,7 @@ impl LeaseOptions {
         say("operations", self.operations.clone().into());
         self.class.iter().for_each(|class| say("class", class.clone().into()));
         say("resource", self.resource.clone().into());
+        say("pool", self.pool.clone().into());
         say("weight", self.weight.into());
         say("concurrency_max", self.concurrency_max.into());
         say("queue_max", self.queue_max.into());

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use diolkos_engine::PoolConfig;
 use diolkos_server::settings::{LeaseSettings, TenantSettings};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -138,6 +139,7 @@ pub(super) fn leases(leases: &[Lease], paint: Paint) -> Vec<u8> {
         ("LEASE", Lean::Left),
         ("KIND", Lean::Left),
         ("RESOURCE", Lean::Left),
+        ("POOL", Lean::Left),
         ("CLASS", Lean::Left),
         ("WEIGHT", Lean::Right),
         ("RUN", Lean::Right),
@@ -155,6 +157,7 @@ pub(super) fn leases(leases: &[Lease], paint: Paint) -> Vec<u8> {
                 name.clone(),
                 word(&json["kind"]),
                 settings.resource.clone().unwrap_or_else(|| "all".to_owned()),
+                settings.pool.clone().unwrap_or_else(|| PoolConfig::DEFAULT.to_owned()),
                 word(&json["class"]),
                 settings.weight.unwrap_or(1).to_string(),
                 limit(settings.concurrency_max),
