@@ -338,10 +338,16 @@ fn tenants_and_leases_come_and_go() {
     assert_eq!(names, ["cpu", "default"]);
     let table = daemon.ask(&["lease", "show", "web", "cpu"]).ok().stdout;
     assert!(
-        table.contains("web     cpu    compute  cpu       interactive       1    -     3          noop"),
+        table.contains(
+            "web     cpu    compute  cpu       default  interactive       1    -     3          noop"
+        ),
         "{table}"
     );
     daemon.ask(&["lease", "rm", "web", "cpu"]).ok();
+    let nowhere = daemon
+        .ask(&["lease", "add", "web", "cpu", "--resource", "cpu", "--operation", "noop", "--pool", "fast"])
+        .fails(1);
+    assert!(nowhere.stderr.contains("`fast` is none of the pools in engine.pools"), "{}", nowhere.stderr);
     daemon.ask(&["lease", "rm", "web", "cpu"]).fails(1);
 
     let refused = ran(&mut diolkos(&["tenant", "ls", "--address", &web])).fails(1);

@@ -203,7 +203,7 @@ mod tests {
         let text = String::from_utf8(leases(&all, Paint::PLAIN)).unwrap();
         assert_eq!(
             text.lines().nth(1).unwrap(),
-            "web     cpu    compute  all       interactive       1    2     -  m* d"
+            "web     cpu    compute  all       default  interactive       1    2     -  m* d"
         );
     }
 
