@@ -27,6 +27,18 @@ pub enum Class {
     Batch,
 }
 
+impl Class {
+    /// As it is written everywhere.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Class::Interactive => "interactive",
+            Class::Standard => "standard",
+            Class::Batch => "batch",
+        }
+    }
+}
+
 /// A tensor and the name it goes by.
 #[derive(Clone, Debug)]
 pub struct NamedTensor {

@@ -8,6 +8,8 @@
 mod admin;
 #[path = "grpc/bad_streams.rs"]
 mod bad_streams;
+#[path = "grpc/explain.rs"]
+mod explain;
 #[path = "grpc/infer.rs"]
 mod infer;
 #[path = "grpc/limits.rs"]

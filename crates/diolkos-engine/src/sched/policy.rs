@@ -30,6 +30,16 @@ pub enum PoolPolicy {
 }
 
 impl PoolPolicy {
+    /// As it is written everywhere.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            PoolPolicy::Latency => "latency",
+            PoolPolicy::Fair => "fair",
+            PoolPolicy::Throughput => "throughput",
+        }
+    }
+
     /// How long a run may be held up for company that costs so much whatever its rows.
     pub(super) fn hold_max(self, fixed: Nanos) -> Nanos {
         match self {

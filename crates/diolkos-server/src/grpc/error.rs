@@ -10,6 +10,7 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 
 use super::scan::Refusal;
 use crate::listen;
+use crate::oip::{Failed, schedule};
 
 /// How long to wait before trying again, as gRPC's own retry policy reads it (gRFC A6).
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
@@ -66,6 +67,17 @@ pub(crate) fn of_status(status: &Status) -> tonic::Status {
         Some(hint) => busy(code, message, hint),
         None => tonic::Status::new(code, message),
     }
+}
+
+/// An inference that failed, on its way to a client that may have asked what was done with it.
+pub(crate) fn of_failed(failed: &Failed, explain: bool) -> tonic::Status {
+    let mut status = of_status(&failed.status);
+    if let Some(told) = failed.told.as_ref().filter(|_| explain) {
+        let mut headers = std::mem::take(status.metadata_mut()).into_headers();
+        headers.insert(schedule::SCHEDULE, schedule::value(told));
+        *status.metadata_mut() = MetadataMap::from_headers(headers);
+    }
+    status
 }
 
 /// As much of a sentence as fits a header.

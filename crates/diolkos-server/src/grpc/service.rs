@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 
+use axum::http::HeaderMap;
 use tokio::sync::watch;
-use tonic::{Request, Response, Status};
+use tonic::metadata::MetadataMap;
+use tonic::{Extensions, Request, Response, Status};
 
 use super::deadline::CallDeadline;
 use super::pb::grpc_inference_service_server::GrpcInferenceService;
@@ -24,7 +26,7 @@ use super::{admin, error, response};
 use crate::app::App;
 use crate::listen::Stop;
 use crate::oip::extensions::{extensions, no_such_cuda_region};
-use crate::oip::{metadata, parse_version, repository, statistics};
+use crate::oip::{metadata, parse_version, repository, schedule, statistics};
 use crate::sessions::{ClientSession, ConnectionContext};
 
 /// Answers every call; shared by all connections.
@@ -108,7 +110,16 @@ impl GrpcInferenceService for InferenceService {
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Answer<ModelInferResponse> {
         let session = session_of(&request)?;
         let deadline = deadline_of(&request);
-        answer(infer_one(&session, request.into_inner(), deadline).await, response::to_response)
+        let explain = schedule::is_wanted(request.metadata().as_ref());
+        let reply = infer_one(&session, request.into_inner(), deadline).await;
+        let reply = reply.map_err(|failed| error::of_failed(&failed, explain))?;
+        let told = reply.told;
+        let mut headers = HeaderMap::new();
+        if explain {
+            headers.insert(schedule::SCHEDULE, schedule::value(&told));
+        }
+        let metadata = MetadataMap::from_headers(headers);
+        Ok(Response::from_parts(metadata, response::to_response(reply), Extensions::new()))
     }
 
     type ModelStreamInferStream = InferStream;

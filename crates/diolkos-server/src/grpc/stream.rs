@@ -33,7 +33,7 @@ use super::pb::{ModelInferRequest, ModelStreamInferResponse};
 use super::response::{self, Asked};
 use super::{error, request};
 use crate::listen::Stop;
-use crate::oip::{InferReply, infer, offload};
+use crate::oip::{Failed, InferReply, infer, offload};
 use crate::sessions::ClientSession;
 
 /// One inference, from message to reply.
@@ -41,7 +41,7 @@ pub(crate) async fn infer_one(
     session: &ClientSession,
     message: ModelInferRequest,
     deadline: Option<CallDeadline>,
-) -> Result<InferReply, Status> {
+) -> Result<InferReply, Failed> {
     let typed = request::typed_bytes(&message);
     let call = offload::run(&session.turn, typed, move || request::to_call(message, deadline)).await?;
     infer(session, call).await
@@ -138,7 +138,8 @@ impl InferStream {
         let deadline = self.deadline.as_ref().map(|(deadline, _)| *deadline);
         // A task, because this stream is not polled while the client does not read, and a request that
         // waits for its turn to convert would then keep others from theirs.
-        let answer = async move { infer_one(&session, message, deadline).await };
+        let answer =
+            async move { infer_one(&session, message, deadline).await.map_err(|failed| failed.status) };
         let task = tokio::spawn(answer.instrument(self.span.clone()));
         self.bytes += bytes;
         self.in_flight.push_back(InFlight { asked, bytes, task });

@@ -26,7 +26,7 @@ use super::pb::{ModelInferRequest, ModelInferResponse};
 use super::stream::infer_one;
 use super::{error, response};
 use crate::chunks::Chunks;
-use crate::oip::InferReply;
+use crate::oip::{InferReply, schedule};
 use crate::sessions::ConnectionContext;
 
 /// The call's path.
@@ -68,11 +68,17 @@ async fn infer(request: Request<Body>, limit: usize) -> Result<Response<Body>, S
     // Reads to the end: a client that sends more than it should has sent it before it is answered.
     messages.trailers().await?;
 
-    let reply = infer_one(&session, message, deadline).await.map_err(|status| error::of_status(&status))?;
+    let explain = schedule::is_wanted(&parts.headers);
+    let reply = infer_one(&session, message, deadline).await;
+    let reply = reply.map_err(|failed| error::of_failed(&failed, explain))?;
+    let told = schedule::value(&reply.told);
     let chunks = encode(reply)?;
     let trailers = HeaderMap::from_iter([(GRPC_STATUS, STATUS_OK)]);
     let mut response = Response::new(Body::new(Chunks::new(chunks).with_trailers(trailers)));
     response.headers_mut().insert(header::CONTENT_TYPE, GRPC);
+    if explain {
+        response.headers_mut().insert(schedule::SCHEDULE, told);
+    }
     Ok(response)
 }
 
@@ -139,8 +145,7 @@ mod tests {
             id: "request".into(),
             outputs: outputs.collect(),
             timing: Timing::default(),
-            scheduled: diolkos_engine::Scheduled::default(),
-            job: JobId(1),
+            told: (JobId(1), diolkos_engine::Scheduled::default()),
         }
     }
 

@@ -12,11 +12,12 @@
 use std::time::{Duration, Instant};
 
 use diolkos_backend::Buffer;
-use diolkos_engine::{NamedTensor, Outputs, Reply, Request, Scheduled, Ticket, Timing};
-use diolkos_types::{Code, DataType, JobId, Params, Shape, Status};
+use diolkos_engine::{NamedTensor, Outputs, Reply, Request, Ticket, Timing};
+use diolkos_types::{Code, DataType, Params, Shape, Status};
 use tokio::sync::oneshot;
 
 use super::places::Outward;
+use super::schedule::Told;
 use super::{classification, offload, params, places};
 use crate::sessions::ClientSession;
 use crate::system_memory::Place;
@@ -83,10 +84,23 @@ pub(crate) struct InferReply {
     pub(crate) outputs: Vec<ReplyTensor>,
     /// Where the time went.
     pub(crate) timing: Timing,
-    /// What the scheduler did with it.
-    pub(crate) scheduled: Scheduled,
-    /// Which job this was.
-    pub(crate) job: JobId,
+    /// Which job this was, and what the scheduler did with it.
+    pub(crate) told: Told,
+}
+
+/// An inference that failed.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    /// Why.
+    pub(crate) status: Status,
+    /// If it became a job: which, and what the scheduler did with it.
+    pub(crate) told: Option<Told>,
+}
+
+impl From<Status> for Failed {
+    fn from(status: Status) -> Failed {
+        Failed { status, told: None }
+    }
 }
 
 /// Cancels the job unless it ended: whoever waited for it went away.
@@ -101,7 +115,7 @@ impl Drop for CancelUnlessEnded {
 }
 
 /// Runs one inference. Dropping the future cancels it.
-pub(crate) async fn infer(session: &ClientSession, call: InferCall) -> Result<InferReply, Status> {
+pub(crate) async fn infer(session: &ClientSession, call: InferCall) -> Result<InferReply, Failed> {
     let InferCall { model, version, id, params, priority, timeout_us, mut inputs, in_regions, outputs } =
         call;
     // A timeout past the end of the clock is none.
@@ -133,13 +147,15 @@ pub(crate) async fn infer(session: &ClientSession, call: InferCall) -> Result<In
     let Reply { job, result, timing, scheduled } = reply.map_err(|_| {
         Status::new(Code::Aborted, "the daemon dropped this job; it is safe to send it again")
     })?;
-    let outputs = result?;
+    let told = (job, scheduled);
+    let failed = |status: Status| Failed { status, told: Some(told) };
+    let outputs = result.map_err(failed)?;
     let version = outputs.version.version;
-    let mut outputs = finish(&session.turn, outputs, wishes).await?;
+    let mut outputs = finish(&session.turn, outputs, wishes).await.map_err(failed)?;
     if let Some(outward) = outward {
-        outward.store(session, &mut outputs).await?;
+        outward.store(session, &mut outputs).await.map_err(failed)?;
     }
-    Ok(InferReply { model, version, id, outputs, timing, scheduled, job })
+    Ok(InferReply { model, version, id, outputs, timing, told })
 }
 
 /// The outputs as bytes that the front can send, classified where that was asked for.

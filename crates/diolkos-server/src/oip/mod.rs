@@ -15,6 +15,7 @@
 //! | `metadata` | what a model takes and gives, and its configuration as clients read it |
 //! | `statistics` | the counters as clients read them |
 //! | `repository` | index, load, unload |
+//! | `schedule` | what the scheduler did, for whoever asks with the request |
 //! | `extensions` | what is advertised |
 //! | `offload` | work too long for an I/O thread |
 //!
@@ -30,6 +31,7 @@ pub(crate) mod offload;
 pub(crate) mod params;
 pub(crate) mod places;
 pub(crate) mod repository;
+pub(crate) mod schedule;
 pub(crate) mod statistics;
 
-pub(crate) use infer::{InferCall, InferReply, OutputWish, ReplyTensor, infer, parse_version};
+pub(crate) use infer::{Failed, InferCall, InferReply, OutputWish, ReplyTensor, infer, parse_version};

@@ -17,7 +17,7 @@ use axum::http::{HeaderName, HeaderValue, Response};
 use axum::routing::get;
 use diolkos_engine::account::{ModelStats, Total, saturating_ns};
 use diolkos_engine::store::LoadedVersion;
-use diolkos_engine::{PoolPolicy, PoolSnapshot, Timing};
+use diolkos_engine::{PoolSnapshot, Timing};
 use serde_json::{Value, json};
 
 use super::error::HttpError;
@@ -51,13 +51,9 @@ pub(super) fn tell_timing(reply: &mut Response<Body>, timing: &Timing) {
 
 /// A pool of a device. What the others do shows in the numbers that change.
 fn of_pool(pool: &PoolSnapshot, sees_all: bool) -> Value {
-    let policy = match pool.policy {
-        PoolPolicy::Latency => "latency",
-        PoolPolicy::Fair => "fair",
-        PoolPolicy::Throughput => "throughput",
-    };
     let cpus = pool.cpus.as_ref().map(ToString::to_string);
-    let mut told = json!({ "name": pool.name, "policy": policy, "slots": pool.slots, "cpus": cpus });
+    let mut told =
+        json!({ "name": pool.name, "policy": pool.policy.name(), "slots": pool.slots, "cpus": cpus });
     if sees_all {
         told["lent"] = pool.lent.into();
         told["running"] = pool.running.into();

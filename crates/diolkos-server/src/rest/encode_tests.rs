@@ -24,8 +24,7 @@ fn reply(data_type: DataType, dims: &[u64], data: Vec<u8>) -> InferReply {
         id: "i\u{7}d".into(),
         outputs: vec![tensor],
         timing: Timing::default(),
-        scheduled: diolkos_engine::Scheduled::default(),
-        job: JobId(1),
+        told: (JobId(1), diolkos_engine::Scheduled::default()),
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! * `GET v2/diolkos/jobs/JOB`: a job of the caller's tenant that waits, runs or is among the last that ended.
 //! * `GET v2/diolkos/jobs[?tenant=NAME]`: the last that ended; those of another tenant for whoever may read metrics.
-//! * the reply header `x-diolkos-schedule`, on an inference whose request has `x-diolkos-explain: 1`.
+//! * the header `x-diolkos-schedule` of an inference's reply is `oip/schedule.rs`.
 //!
 //! Invariant: another tenant's job is answered like one that never was.
 
@@ -12,10 +12,10 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Response};
+use axum::http::Response;
 use axum::routing::get;
 use diolkos_engine::account::saturating_ns;
-use diolkos_engine::{Class, Explained, Past, Scheduled, Standing, Waited};
+use diolkos_engine::{Explained, Past, Standing};
 use diolkos_types::{Code, JobId, Status, TenantId};
 use serde_json::{Value, json};
 
@@ -23,51 +23,11 @@ use super::error::HttpError;
 use super::extract::Caller;
 use super::{answer, ok};
 use crate::app::App;
-
-/// Asks for [`SCHEDULE`].
-const EXPLAIN: HeaderName = HeaderName::from_static("x-diolkos-explain");
-
-/// What the scheduler did with an inference.
-const SCHEDULE: HeaderName = HeaderName::from_static("x-diolkos-schedule");
+use crate::oip::schedule::waited_name;
 
 /// The routes, for [`super::router`] to merge.
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new().route("/v2/diolkos/jobs", get(jobs)).route("/v2/diolkos/jobs/{job}", get(job))
-}
-
-/// Whether a request wants to know.
-pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
-    headers.get(EXPLAIN).is_some_and(|value| matches!(value.as_bytes(), b"1" | b"true"))
-}
-
-/// Tells a reply what the scheduler did with its job.
-pub(super) fn tell(reply: &mut Response<Body>, job: JobId, scheduled: &Scheduled) {
-    let Scheduled { ahead, waited_for, predicted, device, together } = *scheduled;
-    let (predicted, device) = (saturating_ns(predicted), saturating_ns(device));
-    let waited = waited_name(waited_for);
-    let text = format!(
-        "job={};ahead={ahead};waited_for={waited};predicted={predicted};device={device};together={together}",
-        job.0
-    );
-    if let Ok(value) = HeaderValue::try_from(text) {
-        reply.headers_mut().insert(SCHEDULE, value);
-    }
-}
-
-const fn waited_name(waited: Waited) -> &'static str {
-    match waited {
-        Waited::Nothing => "nothing",
-        Waited::Slots => "slots",
-        Waited::OwnLimit => "concurrency_max",
-    }
-}
-
-const fn class_name(class: Class) -> &'static str {
-    match class {
-        Class::Interactive => "interactive",
-        Class::Standard => "standard",
-        Class::Batch => "batch",
-    }
 }
 
 async fn job(Caller(session): Caller, Path(job): Path<String>) -> Response<Body> {
@@ -88,7 +48,7 @@ fn told(job: u64, explained: &Explained) -> Value {
             json!({
                 "job": job,
                 "state": "waits",
-                "class": class_name(class),
+                "class": class.name(),
                 "since_ns": saturating_ns(since),
                 "own_before": own_before,
                 "wait_ns": saturating_ns(wait),
@@ -110,7 +70,7 @@ fn ended(past: &Past) -> Value {
         "state": "ended",
         "model": model,
         "version": version,
-        "class": class_name(*class),
+        "class": class.name(),
         "ahead": scheduled.ahead,
         "waited_for": waited_name(scheduled.waited_for),
         "predicted_ns": saturating_ns(scheduled.predicted),
@@ -147,32 +107,4 @@ fn of_other(app: &App, asks: &TenantId, name: &str) -> Result<Vec<Past>, Status>
     }
     let none = || Status::new(Code::NotFound, "there is no such tenant, or it has sent nothing yet");
     app.engine.recent_jobs(&TenantId::new(name)).ok_or_else(none)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn the_header_says_what_was_done() {
-        let scheduled = Scheduled {
-            ahead: 3,
-            waited_for: Waited::Slots,
-            predicted: Duration::from_nanos(5),
-            device: Duration::from_nanos(7),
-            together: 2,
-        };
-        let mut reply = Response::new(Body::empty());
-        tell(&mut reply, JobId(9), &scheduled);
-        assert_eq!(
-            reply.headers()[SCHEDULE],
-            "job=9;ahead=3;waited_for=slots;predicted=5;device=7;together=2"
-        );
-        let mut headers = HeaderMap::new();
-        assert!(!is_wanted(&headers));
-        headers.insert(EXPLAIN, HeaderValue::from_static("1"));
-        assert!(is_wanted(&headers));
-    }
 }

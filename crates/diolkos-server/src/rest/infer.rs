@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Response};
+use axum::http::{HeaderMap, HeaderName, Response};
 use diolkos_types::{Code, Status};
 
 use super::body::Packed;
 use super::decode::{self, Decoded};
 use super::error::HttpError;
 use super::extract::Target;
-use super::{answer, diolkos, encode, explain, reply};
+use super::{answer, diolkos, encode, reply};
 use crate::app::App;
-use crate::oip::{self, metadata, offload};
+use crate::oip::{self, Failed, metadata, offload, schedule};
 
 pub(super) async fn infer(State(app): State<Arc<App>>, target: Target, request: Request) -> Response<Body> {
     answer(try_infer(&app, target, request).await)
@@ -30,19 +30,28 @@ async fn try_infer(app: &App, target: Target, request: Request) -> Result<Respon
         Some(0) => decode_raw(app, target, packed).await?,
         json_bytes => decode_json(target, packed, json_bytes).await?,
     };
-    let done = oip::infer(&session, call).await?;
-    tracing::debug!(job = %done.job, model = done.model, version = done.version, "answered");
-    let (timing, job, scheduled) = (done.timing, done.job, done.scheduled);
+    let explain = schedule::is_wanted(&parts.headers);
+    let done = oip::infer(&session, call).await.map_err(|failed| of_failed(failed, explain))?;
+    tracing::debug!(job = %done.told.0, model = done.model, version = done.version, "answered");
+    let (timing, told) = (done.timing, done.told);
     let as_text = encode::json_payload_bytes(&done, &form);
     check_text(as_text, app.settings().limits.body_bytes_max.get())?;
     let encode = move || encode::encode(done, &form);
     let encoded = offload::run(&session.turn, as_text.saturating_mul(4), encode).await?;
     let mut reply = reply::inference(&session.turn, encoded, encoding).await?;
     diolkos::tell_timing(&mut reply, &timing);
-    if explain::is_wanted(&parts.headers) {
-        explain::tell(&mut reply, job, &scheduled);
+    if explain {
+        reply.headers_mut().insert(schedule::SCHEDULE, schedule::value(&told));
     }
     Ok(reply)
+}
+
+fn of_failed(failed: Failed, explain: bool) -> HttpError {
+    let error = HttpError::from(failed.status);
+    match failed.told.filter(|_| explain) {
+        Some(told) => error.with_header(HeaderName::from_static(schedule::SCHEDULE), schedule::value(&told)),
+        None => error,
+    }
 }
 
 /// Text takes memory that no reservation pays for, so replies keep to the limit of bodies, too.

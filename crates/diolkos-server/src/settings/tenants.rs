@@ -103,6 +103,16 @@ pub enum ClassName {
     Batch,
 }
 
+impl From<ClassName> for Class {
+    fn from(name: ClassName) -> Class {
+        match name {
+            ClassName::Interactive => Class::Interactive,
+            ClassName::Standard => Class::Standard,
+            ClassName::Batch => Class::Batch,
+        }
+    }
+}
+
 impl TenantSettings {
     /// The one tenant that there is where the settings name none: this user, who may have everything.
     #[must_use]
@@ -158,11 +168,7 @@ impl LeaseSettings {
             pool: self.pool.as_deref().map(Into::into),
             models: Patterns::new(self.models.iter().map(String::as_str)),
             operations: Patterns::new(self.operations.iter().map(String::as_str)),
-            class: match self.class {
-                ClassName::Interactive => Class::Interactive,
-                ClassName::Standard => Class::Standard,
-                ClassName::Batch => Class::Batch,
-            },
+            class: self.class.into(),
             share: Share {
                 running_max: self.concurrency_max.unwrap_or(usize::MAX),
                 waiting_max: self.queue_max.unwrap_or(usize::MAX),

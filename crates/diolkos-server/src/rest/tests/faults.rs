@@ -10,7 +10,7 @@ fn body() -> Value {
 }
 
 /// Awaits a condition that another thread brings about.
-async fn until(mut holds: impl FnMut() -> bool) {
+pub(super) async fn until(mut holds: impl FnMut() -> bool) {
     while !holds() {
         tokio::task::yield_now().await;
     }

@@ -181,14 +181,6 @@ fn report(args: &SimArgs, trace: &Trace, settings: &Settings, senders: &[Named])
     Report { seed, seconds, slots, outcomes }
 }
 
-const fn class_name(class: Class) -> &'static str {
-    match class {
-        Class::Interactive => "interactive",
-        Class::Standard => "standard",
-        Class::Batch => "batch",
-    }
-}
-
 fn outcome(
     policy: &'static str,
     senders: &[Named],
@@ -203,7 +195,7 @@ fn outcome(
         rows.push(Row {
             tenant: tenant.clone(),
             pool: pools[sender.pool].name.clone(),
-            class: class_name(sender.class),
+            class: sender.class.name(),
             weight: sender.share.weight,
             came: served.came,
             done: served.done,
@@ -217,7 +209,7 @@ fn outcome(
             latency_p99_ns: served.latency(0.99),
         });
     }
-    let groups = pools.iter().flat_map(|pool| CLASSES.map(|class| (pool.name.as_str(), class_name(class))));
+    let groups = pools.iter().flat_map(|pool| CLASSES.map(|class| (pool.name.as_str(), class.name())));
     let fairness = groups.filter_map(|(pool, class)| {
         let mut tenants: Vec<(&str, f64)> = Vec::new();
         for row in rows.iter().filter(|row| (row.pool.as_str(), row.class) == (pool, class)) {

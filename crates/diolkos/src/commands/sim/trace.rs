@@ -9,7 +9,7 @@ use std::time::Duration;
 use diolkos_engine::sched::sim::{Load, Predicted, Sender, Stuck, Takes};
 use diolkos_engine::sched::{BatchKey, Batching, Class, Nanos, Share, TenantKey};
 use diolkos_engine::{PoolConfig, limits};
-use diolkos_server::settings::{Interval, PoolSettings, Settings};
+use diolkos_server::settings::{ClassName, Interval, PoolSettings, Settings};
 use serde::Deserialize;
 
 use crate::exit::Failure;
@@ -73,14 +73,6 @@ struct Send {
     rows_max: Option<u32>,
     /// What each gains in a full one.
     gain: Option<f64>,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum ClassName {
-    Interactive,
-    Standard,
-    Batch,
 }
 
 /// A line of a recording.
@@ -187,11 +179,7 @@ impl Send {
             running_max: self.concurrency_max.unwrap_or(share.running_max),
             waiting_max: self.queue_max.unwrap_or(share.waiting_max),
         };
-        let asked = self.class.map_or(Class::Standard, |class| match class {
-            ClassName::Interactive => Class::Interactive,
-            ClassName::Standard => Class::Standard,
-            ClassName::Batch => Class::Batch,
-        });
+        let asked = self.class.map_or(Class::Standard, Class::from);
         let class = lease.map_or(asked, |lease| asked.max(lease.class));
         let load = self.load(origin)?;
         let takes = match (&load, self.takes.map(nanos)) {
