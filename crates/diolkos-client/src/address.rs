@@ -17,6 +17,8 @@ pub enum Address {
     Unix(PathBuf),
     /// `tcp:HOST:PORT`
     Tcp(String),
+    /// `tls:HOST:PORT`, for clients that are built with the feature `tls`.
+    Tls(String),
     /// `vsock:CID:PORT`, from a virtual machine; `vsock:host:PORT` is its host.
     Vsock(VsockAddr),
 }
@@ -26,7 +28,7 @@ pub enum Address {
 pub enum AddressError {
     /// It has no known beginning.
     #[error(
-        "`{0}` is no address: write unix:PATH, tcp:HOST:PORT, vsock:CID:PORT, or env for ${VARIABLE} or the default socket"
+        "`{0}` is no address: write unix:PATH, tcp:HOST:PORT, tls:HOST:PORT, vsock:CID:PORT, or env for ${VARIABLE} or the default socket"
     )]
     Unknown(String),
     /// It ends too early.
@@ -47,9 +49,9 @@ impl FromStr for Address {
         match text.split_once(':') {
             Some(("unix", "")) => Err(AddressError::Empty(text.into(), "path")),
             Some(("unix", path)) => Ok(Address::Unix(path.into())),
-            Some(("tcp", rest)) => match rest.rsplit_once(':') {
+            Some((kind @ ("tcp" | "tls"), rest)) => match rest.rsplit_once(':') {
                 Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
-                    Ok(Address::Tcp(rest.into()))
+                    Ok(if kind == "tcp" { Address::Tcp(rest.into()) } else { Address::Tls(rest.into()) })
                 }
                 _ => Err(AddressError::Empty(text.into(), "host and port")),
             },
@@ -83,6 +85,7 @@ impl fmt::Display for Address {
         match self {
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
             Address::Tcp(at) => write!(f, "tcp:{at}"),
+            Address::Tls(at) => write!(f, "tls:{at}"),
             Address::Vsock(VsockAddr { cid, port }) => write!(f, "vsock:{cid}:{port}"),
         }
     }
@@ -98,10 +101,12 @@ mod tests {
         assert_eq!("tcp:[::1]:80".parse(), Ok(Address::Tcp("[::1]:80".into())));
         let host = Address::Vsock(VsockAddr { cid: 2, port: 5001 });
         assert_eq!("vsock:host:5001".parse(), Ok(host));
-        for text in ["unix:/run/d.sock", "tcp:localhost:8000", "vsock:2:5001"] {
+        assert_eq!("tls:d.example:443".parse(), Ok(Address::Tls("d.example:443".into())));
+        for text in ["unix:/run/d.sock", "tcp:localhost:8000", "tls:[::1]:8000", "vsock:2:5001"] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
-        let wrong = ["", "unix:", "tcp:", "tcp:x", "tcp::80", "tcp:x:99999", "/run/d.sock", "http://x"];
+        let wrong =
+            ["", "unix:", "tcp:", "tcp:x", "tcp::80", "tcp:x:99999", "tls:x", "/run/d.sock", "http://x"];
         for wrong in wrong.into_iter().chain(["vsock:", "vsock:2", "vsock:2:", "vsock:x:1", "vsock:-1:1"]) {
             let error = wrong.parse::<Address>().unwrap_err().to_string();
             assert!(error.contains(&format!("`{wrong}`")), "{error}");

@@ -35,12 +35,13 @@
 //! | `memory` | where they lie |
 //! | `connection` | what requests go over: one of the next two |
 //! | `remote` | a connection to a daemon: greeting, calls, regions |
+//! | `tls` | the socket under TLS (feature `tls`) |
 //! | `local` | an endpoint in this process (feature `local`) |
 //! | `endpoint` | a client as an endpoint (feature `local`) |
 //! | `ring`, `stream` | the two ways of a request |
 //! | `board` | answers, for whoever waits for them |
 
-//! With the feature `local`, the same calls reach an engine in this process (`Client::local`), and a client can stand in for
+//! With the feature `tls`, daemons are reached at `tls:HOST:PORT`. With the feature `local`, the same calls reach an engine in this process (`Client::local`), and a client can stand in for
 //! one (`Client::endpoint`).
 
 #![forbid(unsafe_code)]
@@ -62,6 +63,8 @@ mod remote;
 mod ring;
 mod stream;
 mod tensor;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 pub use address::{Address, AddressError};
 pub use client::{Client, Health, ModelInfo, ModelStats};
@@ -69,7 +72,7 @@ pub use client::{Client, Health, ModelInfo, ModelStats};
 pub use endpoint::RemoteEndpoint;
 pub use error::Error;
 pub use model::Model;
-pub use options::{Memory, Options, Token, Waiting};
+pub use options::{Memory, Options, TlsFiles, Token, Waiting};
 pub use pending::{Answer, Pending, Reply, RequestOptions, Unanswered};
 pub use tensor::{AnyTensor, Element, Output, SharedTensor, Tensor};
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How a client connects and waits.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use diolkos_wire::Token;
@@ -61,6 +62,32 @@ pub struct Options {
     /// Says who this is where the transport does not: over TCP. Default: what the environment variable `DIOLKOS_TOKEN`
     /// says, if it is there.
     pub token: Token,
+    /// Files for `tls:` addresses. Default: [`TlsFiles::from_env`].
+    pub tls: TlsFiles,
+}
+
+/// What a client trusts and shows over TLS: files in PEM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Roots that the daemon's certificate must lead to. `None`: those that the system trusts.
+    pub ca: Option<PathBuf>,
+    /// The certificate that is shown to the daemon. `None`: none.
+    pub certificate: Option<PathBuf>,
+    /// Its private key. `None`: it is in the file of the certificate.
+    pub key: Option<PathBuf>,
+}
+
+impl TlsFiles {
+    /// What the environment variables `DIOLKOS_CA`, `DIOLKOS_CERTIFICATE` and `DIOLKOS_KEY` say.
+    #[must_use]
+    pub fn from_env() -> TlsFiles {
+        let file = |name: &str| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+        TlsFiles {
+            ca: file("DIOLKOS_CA"),
+            certificate: file("DIOLKOS_CERTIFICATE"),
+            key: file("DIOLKOS_KEY"),
+        }
+    }
 }
 
 impl Default for Options {
@@ -76,6 +103,7 @@ impl Default for Options {
             reconnect: Duration::from_secs(5),
             name: name.unwrap_or_else(|| "client".into()),
             token: Token(std::env::var("DIOLKOS_TOKEN").unwrap_or_default().into_bytes().into()),
+            tls: TlsFiles::from_env(),
         }
     }
 }

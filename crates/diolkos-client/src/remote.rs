@@ -49,7 +49,7 @@ impl Remote {
     ) -> Result<Remote, Error> {
         let until = Instant::now().checked_add(options.connect);
         let leaving = Arc::<AtomicBool>::default();
-        let stream = Arc::new(Stream::new(Socket::connect(address, until)?, leaving.clone()));
+        let stream = Arc::new(Stream::new(Socket::connect(address, &options.tls, until)?, leaving.clone()));
         let shared = options.memory == Memory::Shared && stream.socket().is_unix();
         let mut connection = Remote {
             stream,

@@ -17,6 +17,9 @@ use crate::address::Address;
 use crate::board::Source;
 use crate::error::Error;
 use crate::memory::Storage;
+use crate::options::TlsFiles;
+#[cfg(feature = "tls")]
+use crate::tls::TlsSocket;
 
 /// Bytes that are read at once where more than a header may have come.
 const READ_BYTES: usize = 16 << 10;
@@ -26,21 +29,32 @@ const READ_BYTES: usize = 16 << 10;
 pub(crate) enum Socket {
     Unix(UnixStream),
     Tcp(TcpStream),
+    #[cfg(feature = "tls")]
+    Tls(Box<TlsSocket>),
     Vsock(OwnedFd),
 }
 
 impl Socket {
-    pub(crate) fn connect(address: &Address, until: Option<Instant>) -> Result<Socket, Error> {
+    pub(crate) fn connect(
+        address: &Address,
+        #[cfg_attr(not(feature = "tls"), allow(unused_variables))] tls: &TlsFiles,
+        until: Option<Instant>,
+    ) -> Result<Socket, Error> {
         let left = || until.map(|until| until.saturating_duration_since(Instant::now()));
         let connected = match address {
             Address::Unix(path) => {
                 connect::unix(path, left()).map(|socket| Socket::Unix(UnixStream::from(socket)))
             }
-            Address::Tcp(at) => connect_tcp(at, until).and_then(|stream| {
-                // Messages are written whole, and nothing is gained by waiting for more.
-                stream.set_nodelay(true)?;
-                Ok(Socket::Tcp(stream))
-            }),
+            Address::Tcp(at) => connect_tcp(at, until).map(Socket::Tcp),
+            #[cfg(feature = "tls")]
+            Address::Tls(at) => connect_tcp(at, until)
+                .and_then(|stream| TlsSocket::connect(at, stream, tls, until))
+                .map(|socket| Socket::Tls(Box::new(socket))),
+            #[cfg(not(feature = "tls"))]
+            Address::Tls(_) => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "this client was built without the feature `tls` of diolkos-client",
+            )),
             Address::Vsock(at) => vsock::connect_stream(*at, left()).map(Socket::Vsock),
         };
         connected.map_err(|source| Error::Connect { address: address.to_string(), source: Arc::new(source) })
@@ -56,6 +70,8 @@ impl Socket {
         let _ = match self {
             Socket::Unix(stream) => stream.shutdown(Shutdown::Both),
             Socket::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            #[cfg(feature = "tls")]
+            Socket::Tls(socket) => socket.shutdown(),
             Socket::Vsock(socket) => {
                 rustix::net::shutdown(socket, rustix::net::Shutdown::Both).map_err(Into::into)
             }
@@ -64,13 +80,19 @@ impl Socket {
 
     /// As `writev`, but if the daemon is gone, that is an error and no SIGPIPE, which ends programs that are not in Rust.
     fn write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        pass::send(self, slices, &[])
+        match self {
+            #[cfg(feature = "tls")]
+            Socket::Tls(socket) => socket.write_vectored(slices),
+            _ => pass::send(self, slices, &[]),
+        }
     }
 
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Socket::Unix(stream) => (&mut &*stream).read(buffer),
             Socket::Tcp(stream) => (&mut &*stream).read(buffer),
+            #[cfg(feature = "tls")]
+            Socket::Tls(socket) => socket.read(buffer),
             Socket::Vsock(socket) => Ok(rustix::io::read(socket, buffer)?),
         }
     }
@@ -81,13 +103,22 @@ impl AsFd for Socket {
         match self {
             Socket::Unix(stream) => stream.as_fd(),
             Socket::Tcp(stream) => stream.as_fd(),
+            #[cfg(feature = "tls")]
+            Socket::Tls(socket) => socket.as_fd(),
             Socket::Vsock(socket) => socket.as_fd(),
         }
     }
 }
 
-/// Tries the addresses of a host one after the other.
 fn connect_tcp(at: &str, until: Option<Instant>) -> io::Result<TcpStream> {
+    let stream = connect_one(at, until)?;
+    // Messages are written whole, and nothing is gained by waiting for more.
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Tries the addresses of a host one after the other.
+fn connect_one(at: &str, until: Option<Instant>) -> io::Result<TcpStream> {
     let Some(until) = until else { return TcpStream::connect(at) };
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
     for address in at.to_socket_addrs()? {
@@ -194,15 +225,37 @@ impl Stream {
 
     /// Whether the daemon has sent something, or gone away, before `until`.
     fn ready(&self, until: Option<Instant>) -> Result<bool, Error> {
-        let timeout = match until {
-            None => None,
-            Some(until) => Timespec::try_from(until.saturating_duration_since(Instant::now())).ok(),
-        };
-        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(ready) => Ok(ready > 0),
-            Err(rustix::io::Errno::INTR) => Ok(false),
-            Err(error) => Err(lost(error.into())),
+        loop {
+            #[cfg(feature = "tls")]
+            if let Socket::Tls(socket) = &self.socket
+                && socket.is_ready()
+            {
+                return Ok(true);
+            }
+            let timeout = match until {
+                None => None,
+                Some(until) => Timespec::try_from(until.saturating_duration_since(Instant::now())).ok(),
+            };
+            let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(false),
+                Err(error) => return Err(lost(error.into())),
+                // What came may be nothing for us: half a record, or the session's own.
+                #[cfg(feature = "tls")]
+                Ok(_) if matches!(self.socket, Socket::Tls(_)) => self.fill()?,
+                Ok(_) => return Ok(true),
+            }
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    fn fill(&self) -> Result<(), Error> {
+        match &self.socket {
+            Socket::Tls(socket) => socket.fill().or_else(|error| match error.kind() {
+                io::ErrorKind::Interrupted => Ok(()),
+                _ => Err(lost(error)),
+            }),
+            _ => Ok(()),
         }
     }
 
@@ -218,7 +271,7 @@ impl Stream {
         let length = loop {
             let read = match &self.socket {
                 Socket::Unix(stream) => pass::receive(stream, room, &mut receiving.descriptors),
-                Socket::Tcp(_) | Socket::Vsock(_) => self.socket.read(room),
+                _ => self.socket.read(room),
             };
             match read {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

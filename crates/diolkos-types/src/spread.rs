@@ -20,6 +20,15 @@ impl Hasher for Spread {
         bytes.iter().for_each(|&byte| self.write_u64(u64::from(byte)));
     }
 
+    fn write_u8(&mut self, number: u8) {
+        self.write_u64(u64::from(number));
+    }
+
+    // Which variant an enum is, among others.
+    fn write_usize(&mut self, number: usize) {
+        self.write_u64(number as u64);
+    }
+
     fn write_u32(&mut self, number: u32) {
         self.write_u64(u64::from(number));
     }

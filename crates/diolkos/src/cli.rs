@@ -14,15 +14,6 @@ pub const ENDPOINT_VARIABLE: &str = "DIOLKOS_ENDPOINT";
 /// Environment variable with the token that says who asks, for a daemon on TCP.
 pub const TOKEN_VARIABLE: &str = "DIOLKOS_TOKEN";
 
-/// Roots that a daemon's certificate must lead to, over TLS: a PEM file. Without it, those that the system trusts.
-pub const CA_VARIABLE: &str = "DIOLKOS_CA";
-
-/// The certificate that is shown to a daemon over TLS: a PEM file.
-pub const CERTIFICATE_VARIABLE: &str = "DIOLKOS_CERTIFICATE";
-
-/// Its private key: a PEM file. Without it, it is in the file of the certificate.
-pub const KEY_VARIABLE: &str = "DIOLKOS_KEY";
-
 const EXAMPLES: &str = "\
 Examples:
   diolkos demo                                   see it work, without any set-up

@@ -14,6 +14,8 @@ use diolkos_client::{AnyTensor, Client, Model};
 
 use crate::support::Fixture;
 
+#[path = "native/certificates.rs"]
+mod certificates;
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "native/support.rs"]
 mod support;

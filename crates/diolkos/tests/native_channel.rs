@@ -5,6 +5,8 @@
 
 #[path = "native/calls.rs"]
 mod calls;
+#[path = "native/certificates.rs"]
+mod certificates;
 #[path = "native/endpoints.rs"]
 mod endpoints;
 #[path = "native/faults.rs"]
@@ -19,3 +21,5 @@ mod statistics;
 mod support;
 #[path = "native/tenants.rs"]
 mod tenants;
+#[path = "native/tls.rs"]
+mod tls;

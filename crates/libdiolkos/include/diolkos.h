@@ -360,7 +360,7 @@ const char *diolkos_code_name(int32_t code);
 // Name of a diolkos_data_type, such as "FP32".
 const char *diolkos_data_type_name(int32_t data_type);
 
-// Connects to a daemon. The address is unix:PATH, tcp:HOST:PORT, or env: what $DIOLKOS_ENDPOINT says, or the default
+// Connects to a daemon. The address is unix:PATH, tcp:HOST:PORT, tls:HOST:PORT, or env: what $DIOLKOS_ENDPOINT says, or the default
 // socket. Options may be NULL.
 int32_t diolkos_connect(const char *address,
                         const struct diolkos_options *options,

@@ -79,7 +79,7 @@ pub extern "C" fn diolkos_data_type_name(data_type: i32) -> *const c_char {
     data_type_name(data_type).as_ptr()
 }
 
-/// Connects to a daemon. The address is unix:PATH, tcp:HOST:PORT, or env: what $DIOLKOS_ENDPOINT says, or the default
+/// Connects to a daemon. The address is unix:PATH, tcp:HOST:PORT, tls:HOST:PORT, or env: what $DIOLKOS_ENDPOINT says, or the default
 /// socket. Options may be NULL.
 #[doc = include_str!("safety.md")]
 #[unsafe(no_mangle)]

@@ -54,7 +54,7 @@ def connect(
 ) -> Client:
     """Connects to a daemon.
 
-    address: `unix:PATH`, `tcp:HOST:PORT`, or `env`: what DIOLKOS_ENDPOINT says, or else the daemon's default socket.
+    address: `unix:PATH`, `tcp:HOST:PORT`, `tls:HOST:PORT` (see DIOLKOS_CA, DIOLKOS_CERTIFICATE and DIOLKOS_KEY), or `env`: what DIOLKOS_ENDPOINT says, or else the daemon's default socket.
     waiting: how to wait for an answer in shared memory. `"adaptive"` looks for up to 60 µs if answers have been coming
         that quickly, and then sleeps; `"blocking"` sleeps at once; `"polling"` looks until it is there, which costs a
         core.

@@ -14,8 +14,9 @@ use std::collections::{BinaryHeap, HashMap};
 
 use diolkos_types::{BuildSpread, JobId};
 
-use super::class::{ClassQueue, Place, Queued, Virtual, virtual_time};
+use super::class::{Candidate, ClassQueue, Virtual, virtual_time};
 use super::crowd::Hold;
+use super::jobs::{Job, Jobs};
 use super::tenants::Tenants;
 use super::{Class, Nanos, TenantKey};
 
@@ -127,12 +128,15 @@ impl OpenRuns {
     }
 
     /// Lets runs go that were held up, until now; `None` = all of them. In the order of their jobs.
-    pub(super) fn let_go(&mut self, now: Option<Nanos>) -> Vec<JobId> {
-        let due = |hold: &mut Hold| now.is_none_or(|now| hold.until <= now);
-        let held = self.0.values_mut().filter_map(|open| open.hold.take_if(due).map(|_| open.head));
+    pub(super) fn let_go(&mut self, now: Option<Nanos>, mut goes: impl FnMut(JobId)) {
+        let is_due = |hold: &mut Hold| now.is_none_or(|now| hold.until <= now);
+        if self.first_due().is_none_or(|due| now.is_some_and(|now| now < due)) {
+            return;
+        }
+        let held = self.0.values_mut().filter_map(|open| open.hold.take_if(is_due).map(|_| open.head));
         let mut going: Vec<JobId> = held.collect();
         going.sort_unstable();
-        going
+        going.into_iter().for_each(&mut goes);
     }
 
     /// Whether this run is held up.
@@ -149,45 +153,46 @@ impl OpenRuns {
     }
 }
 
-/// The jobs that join one that is next and was taken out of the queue, in the order in which they would be next.
+/// The jobs that join one that is next and was taken out of its class, in the order in which they would be next.
 pub(super) fn mates(
     class: &ClassQueue,
+    jobs: &Jobs,
     tenants: &Tenants,
-    head: TenantKey,
+    head: &Job,
     batch: Batching,
-) -> Vec<(TenantKey, Place, Queued)> {
+) -> Vec<usize> {
     let mut rows_left = batch.rows_max.saturating_sub(batch.rows);
     let mut chosen = Vec::new();
     if rows_left == 0 {
         return chosen;
     }
-    // What each would have after the jobs that are chosen so far.
-    let mut taken: HashMap<TenantKey, usize, BuildSpread> = HashMap::default();
-    taken.insert(head, 1);
-    let moved = |tenant, cost| virtual_time(cost, tenants.weight(tenant));
-    let mut next: BinaryHeap<Reverse<(Virtual, TenantKey)>> = class
-        .mates(batch.key)
-        .map(|(start, tenant)| match tenant == head {
-            true => Reverse((start + moved(head, batch.part_of_full()), head)),
-            false => Reverse((start, tenant)),
-        })
-        .collect();
-    let mut lists: HashMap<TenantKey, _, BuildSpread> = HashMap::default();
+    let moved =
+        |job: &Job, batch: Batching| virtual_time(batch.part_of_full(), tenants.of(job.tenant).share.weight);
+    let next = class.candidates(batch.key).map(|Candidate { start, tenant, flow }| {
+        let start = if flow == head.flow { start + moved(head, batch) } else { start };
+        Reverse((start, tenant, flow as u64))
+    });
+    let mut next: BinaryHeap<Reverse<(Virtual, TenantKey, u64)>> = next.collect();
+    // Of each flow: its jobs, and how many are in the run.
+    let mut flows: HashMap<u64, _, BuildSpread> = HashMap::default();
     while rows_left > 0
-        && let Some(Reverse((start, tenant))) = next.pop()
+        && let Some(Reverse((start, tenant, flow))) = next.pop()
     {
-        let taken = taken.entry(tenant).or_insert(0);
-        if *taken >= tenants.room(tenant) {
+        let number = flow as usize;
+        let (list, taken) = flows
+            .entry(flow)
+            .or_insert_with(|| (class.mates_of(batch.key, number), usize::from(number == head.flow)));
+        let Some(mate) = list.next() else { continue };
+        let job = &jobs[mate];
+        if *taken >= tenants.of(job.tenant).room() {
             continue;
         }
-        let list = lists.entry(tenant).or_insert_with(|| class.mates_of(batch.key, tenant));
         // One that is too large for what is left waits; it is the first in the next run.
-        let Some((place, queued)) = list.next() else { continue };
-        let Some(mate) = queued.batch.filter(|mate| mate.rows <= rows_left) else { continue };
-        rows_left -= mate.rows;
+        let Some(own) = job.batch.filter(|own| own.rows <= rows_left) else { continue };
+        rows_left -= own.rows;
         *taken += 1;
-        chosen.push((tenant, place, queued));
-        next.push(Reverse((start + moved(tenant, mate.part_of_full()), tenant)));
+        chosen.push(mate);
+        next.push(Reverse((start + moved(job, own), tenant, flow)));
     }
     chosen
 }

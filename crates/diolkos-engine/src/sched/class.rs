@@ -15,16 +15,18 @@
 //!      └────last job────────┘  └──────────────── it may again ─────────────┘
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
-use diolkos_types::{BuildSpread, JobId};
+use diolkos_types::BuildSpread;
+use slab::Slab;
 
-use super::{BatchKey, Batching, Nanos, TenantKey};
+use super::heap::Heap;
+use super::{BatchKey, Nanos, TenantKey};
 
 /// Virtual time: nanoseconds of device time by weight, in thousandths, so that weights up to a thousand lose nothing.
 pub type Virtual = u128;
 
-const SCALE: Virtual = 1000;
+const SCALE: Nanos = 1000;
 
 /// Where a job stands among its tenant's own: deadline first ([`Nanos::MAX`] = none), then arrival.
 pub type Place = (Nanos, u64);
@@ -37,22 +39,29 @@ const IDLE_MIN: usize = 64;
 
 /// A job that waits.
 #[derive(Clone, Copy, Debug)]
-pub struct Queued {
-    /// Which.
-    pub job: JobId,
-    /// Device time that it will take if it runs alone.
-    pub alone: Nanos,
+struct Waits {
+    /// Its number ([`super::jobs::Jobs`]).
+    job: u32,
     /// Device time that it will take as far as one can tell while it waits: its part of a full batch, where it may be in one.
-    pub cost: Nanos,
-    /// What it may share a run with.
-    pub batch: Option<Batching>,
+    cost: Nanos,
+}
+
+/// Jobs of a flow that may share a run.
+#[derive(Debug)]
+struct Mates {
+    jobs: BTreeMap<Place, u32>,
+    /// Where the flow stands in the list of those that have such jobs.
+    at: usize,
 }
 
 /// What one tenant has in this class.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Flow {
-    jobs: BTreeMap<Place, Queued>,
-    /// Predicted device time of these.
+    tenant: TenantKey,
+    jobs: BTreeMap<Place, Waits>,
+    /// Those of them that may share runs.
+    mates: BTreeMap<BatchKey, Mates>,
+    /// Predicted device time of all.
     work: Nanos,
     /// When the next one starts.
     start: Virtual,
@@ -68,10 +77,11 @@ struct Flow {
 /// One class.
 #[derive(Debug, Default)]
 pub struct ClassQueue {
-    flows: HashMap<TenantKey, Flow, BuildSpread>,
-    line: BTreeSet<(Virtual, TenantKey)>,
-    /// Where the jobs stand that may share a run.
-    mates: HashMap<BatchKey, BTreeMap<TenantKey, BTreeSet<Place>>, BuildSpread>,
+    numbers: HashMap<TenantKey, u32, BuildSpread>,
+    flows: Slab<Flow>,
+    line: Heap<(Virtual, TenantKey)>,
+    /// Flows with jobs that may share a run.
+    mates: HashMap<BatchKey, Vec<u32>, BuildSpread>,
     /// Virtual time.
     now: Virtual,
     /// The latest start of a job that started: virtual time is never before it.
@@ -93,7 +103,32 @@ pub struct ClassQueue {
     last: Option<TenantKey>,
 }
 
+/// A tenant with jobs that may share a run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate {
+    /// When its next job starts.
+    pub(super) start: Virtual,
+    pub(super) tenant: TenantKey,
+    /// Number of its flow.
+    pub(super) flow: usize,
+}
+
 impl Flow {
+    fn new(tenant: TenantKey) -> Flow {
+        Flow {
+            tenant,
+            jobs: BTreeMap::new(),
+            mates: BTreeMap::new(),
+            work: 0,
+            start: 0,
+            since: 0,
+            in_line: false,
+            aside: false,
+            weight: 1,
+            running: 0,
+        }
+    }
+
     /// It begins here, or where it is if that is later.
     fn begin_at(&mut self, at: Virtual) {
         if self.start < at {
@@ -104,7 +139,15 @@ impl Flow {
 
 /// How far a tenant of this weight moves on for a job of this cost.
 pub fn virtual_time(cost: Nanos, weight: u32) -> Virtual {
-    Virtual::from(cost) * SCALE / Virtual::from(weight.max(1))
+    by_weights(cost, u64::from(weight.max(1)))
+}
+
+fn by_weights(cost: Nanos, weights: u64) -> Virtual {
+    // Nearly always small enough for one division of the CPU.
+    match cost.checked_mul(SCALE) {
+        Some(scaled) => Virtual::from(scaled / weights),
+        None => Virtual::from(cost) * Virtual::from(SCALE) / Virtual::from(weights),
+    }
 }
 
 impl ClassQueue {
@@ -126,18 +169,22 @@ impl ClassQueue {
         !self.line.is_empty()
     }
 
-    /// The job that is next: whose, where it stands, and what it is.
+    /// The number of the job that is next.
     #[must_use]
-    pub fn next(&self) -> Option<(TenantKey, Place, Queued)> {
-        let &(first, tenant) = self.line.first()?;
-        let tenant = self.last.filter(|last| self.may_go_on(*last, first)).unwrap_or(tenant);
-        self.flows[&tenant].jobs.first_key_value().map(|(&place, &queued)| (tenant, place, queued))
+    pub fn next(&self) -> Option<usize> {
+        let ((first, _), flow) = self.line.first()?;
+        let flow = self.goes_on(first).unwrap_or(flow);
+        self.flows[flow].jobs.first_key_value().map(|(_, waits)| waits.job as usize)
     }
 
-    /// Whether a tenant whose run started last may go on although somebody's next job starts there.
-    fn may_go_on(&self, last: TenantKey, first: Virtual) -> bool {
-        let ahead = |flow: &Flow| flow.in_line && flow.start < first + virtual_time(self.slice, flow.weight);
-        self.slice > 0 && self.flows.get(&last).is_some_and(ahead)
+    /// The flow of the tenant whose run started last, if it may go on although somebody's next job starts there.
+    fn goes_on(&self, first: Virtual) -> Option<usize> {
+        if self.slice == 0 {
+            return None;
+        }
+        let flow = self.find(self.last?)?;
+        let Flow { in_line, start, weight, .. } = self.flows[flow];
+        (in_line && start < first + virtual_time(self.slice, weight)).then_some(flow)
     }
 
     /// A run of this tenant started.
@@ -145,155 +192,187 @@ impl ClassQueue {
         self.last = Some(tenant);
     }
 
-    /// Tenants with jobs of this key, and when the next job of each starts.
-    pub fn mates(&self, key: BatchKey) -> impl Iterator<Item = (Virtual, TenantKey)> {
-        let tenants = self.mates.get(&key).into_iter().flat_map(BTreeMap::keys);
-        tenants.map(|&tenant| (self.flows[&tenant].start, tenant))
+    /// Tenants with jobs of this key.
+    pub(super) fn candidates(&self, key: BatchKey) -> impl Iterator<Item = Candidate> {
+        self.mates.get(&key).into_iter().flatten().map(|&flow| {
+            let Flow { start, tenant, .. } = self.flows[flow as usize];
+            Candidate { start, tenant, flow: flow as usize }
+        })
     }
 
-    /// The tenant's jobs of this key, in their order.
-    pub fn mates_of(&self, key: BatchKey, tenant: TenantKey) -> impl Iterator<Item = (Place, Queued)> {
-        let places = self.mates.get(&key).and_then(|tenants| tenants.get(&tenant)).into_iter().flatten();
-        places.map(move |&place| (place, self.flows[&tenant].jobs[&place]))
+    /// The numbers of a flow's jobs of this key, in their order.
+    pub fn mates_of(&self, key: BatchKey, flow: usize) -> impl Iterator<Item = usize> {
+        self.flows[flow]
+            .mates
+            .get(&key)
+            .into_iter()
+            .flat_map(|mates| mates.jobs.values())
+            .map(|job| *job as usize)
+    }
+
+    fn find(&self, tenant: TenantKey) -> Option<usize> {
+        self.numbers.get(&tenant).map(|flow| *flow as usize)
+    }
+
+    /// The number of a tenant's flow, which stays as long as jobs of it wait or run here.
+    pub fn flow(&mut self, tenant: TenantKey) -> usize {
+        let flows = &mut self.flows;
+        let new = || u32::try_from(flows.insert(Flow::new(tenant))).expect("there are fewer flows than jobs");
+        *self.numbers.entry(tenant).or_insert_with(new) as usize
     }
 
     /// A job waits. Whether its tenant is in line is said by [`ClassQueue::line_up`].
-    pub fn push(&mut self, tenant: TenantKey, weight: u32, place: Place, queued: Queued) {
-        let now = self.now;
-        let flow = self.flows.entry(tenant).or_default();
-        if flow.jobs.is_empty() {
-            flow.begin_at(now);
-            flow.weight = weight;
+    pub fn push(
+        &mut self,
+        flow: usize,
+        weight: u32,
+        place: Place,
+        job: usize,
+        cost: Nanos,
+        key: Option<BatchKey>,
+    ) {
+        let job = u32::try_from(job).expect("queues have bounds");
+        let of = &mut self.flows[flow];
+        if of.jobs.is_empty() {
+            of.begin_at(self.now);
+            of.weight = weight;
             self.weights += u64::from(weight);
         }
-        flow.jobs.insert(place, queued);
-        flow.work += queued.cost;
-        if flow.in_line {
-            self.line_work += queued.cost;
+        of.jobs.insert(place, Waits { job, cost });
+        of.work += cost;
+        if of.in_line {
+            self.line_work += cost;
         }
-        if let Some(batch) = queued.batch {
-            self.mates.entry(batch.key).or_default().entry(tenant).or_default().insert(place);
+        if let Some(key) = key {
+            let list = &mut self.mates;
+            let mates = of.mates.entry(key).or_insert_with(|| {
+                let list = list.entry(key).or_default();
+                list.push(flow as u32);
+                Mates { jobs: BTreeMap::new(), at: list.len() - 1 }
+            });
+            mates.jobs.insert(place, job);
         }
         self.waiting += 1;
     }
 
     /// The tenant has another weight.
     pub fn set_weight(&mut self, tenant: TenantKey, weight: u32) {
-        if let Some(flow) = self.flows.get_mut(&tenant)
-            && !flow.jobs.is_empty()
-        {
-            self.weights = self.weights - u64::from(flow.weight) + u64::from(weight);
-            if flow.in_line {
-                self.line_weights = self.line_weights - u64::from(flow.weight) + u64::from(weight);
-            }
-            flow.weight = weight;
+        let Some(flow) = self.find(tenant).filter(|flow| !self.flows[*flow].jobs.is_empty()) else { return };
+        let flow = &mut self.flows[flow];
+        self.weights = self.weights - u64::from(flow.weight) + u64::from(weight);
+        if flow.in_line {
+            self.line_weights = self.line_weights - u64::from(flow.weight) + u64::from(weight);
         }
+        flow.weight = weight;
     }
 
     /// The tenant may run another job.
     pub fn line_up(&mut self, tenant: TenantKey) {
-        if let Some(flow) = self.flows.get_mut(&tenant)
-            && !flow.in_line
-            && let Some((_, first)) = flow.jobs.first_key_value()
-        {
-            if std::mem::take(&mut flow.aside) {
-                // What it could not use because of a bound of its own is no credit, but for one job.
-                let one = virtual_time(first.cost, flow.weight);
-                flow.begin_at(self.now.saturating_sub(one));
-                self.latest = self.latest.max(flow.start);
-            }
-            flow.in_line = true;
-            self.line.insert((flow.start, tenant));
-            self.line_work += flow.work;
-            self.line_weights += u64::from(flow.weight);
+        if let Some(flow) = self.find(tenant) {
+            self.line_up_flow(flow);
         }
+    }
+
+    /// The tenant of this flow may run another job.
+    pub fn line_up_flow(&mut self, flow: usize) {
+        let of = &mut self.flows[flow];
+        if of.in_line {
+            return;
+        }
+        let Some((_, first)) = of.jobs.first_key_value() else { return };
+        if std::mem::take(&mut of.aside) {
+            // What it could not use because of a bound of its own is no credit, but for one job.
+            let one = virtual_time(first.cost, of.weight);
+            of.begin_at(self.now.saturating_sub(one));
+            self.latest = self.latest.max(of.start);
+        }
+        of.in_line = true;
+        self.line.set(flow, (of.start, of.tenant));
+        self.line_work += of.work;
+        self.line_weights += u64::from(of.weight);
     }
 
     /// The tenant may not run more.
     pub fn step_out(&mut self, tenant: TenantKey) {
-        let Some(flow) = self.flows.get_mut(&tenant) else { return };
-        flow.aside = !flow.jobs.is_empty();
-        if flow.in_line {
-            flow.in_line = false;
-            self.line.remove(&(flow.start, tenant));
-            self.line_work -= flow.work;
-            self.line_weights -= u64::from(flow.weight);
+        if let Some(flow) = self.find(tenant) {
+            let of = &mut self.flows[flow];
+            of.aside = !of.jobs.is_empty();
+            self.leave_line(flow);
         }
     }
 
-    /// A job starts that waited, and was taken out before.
-    pub fn start_waited(&mut self, tenant: TenantKey, weight: u32, cost: Nanos) {
-        let start = self.flows.get(&tenant).expect("a tenant whose job waited has a flow").start;
-        self.start(tenant, weight, cost, start);
+    fn leave_line(&mut self, flow: usize) {
+        let of = &mut self.flows[flow];
+        if std::mem::take(&mut of.in_line) {
+            self.line.remove(flow);
+            self.line_work -= of.work;
+            self.line_weights -= u64::from(of.weight);
+        }
     }
 
     /// A job starts that never waited.
-    pub fn start_at_once(&mut self, tenant: TenantKey, weight: u32, cost: Nanos) {
-        let now = self.now;
-        let flow = self.flows.entry(tenant).or_default();
+    pub fn start_at_once(&mut self, flow: usize, weight: u32, cost: Nanos) {
+        let of = &mut self.flows[flow];
         // Whoever has jobs here has its place already.
-        if flow.jobs.is_empty() {
-            flow.begin_at(now);
+        if of.jobs.is_empty() {
+            of.begin_at(self.now);
         }
-        let start = flow.start;
-        self.start(tenant, weight, cost, start);
+        self.start(flow, weight, cost);
     }
 
-    /// Charges a job, and moves virtual time on.
-    fn start(&mut self, tenant: TenantKey, weight: u32, cost: Nanos, start: Virtual) {
+    /// A job starts that does not wait any more: it is charged, and virtual time moves on.
+    pub fn start(&mut self, flow: usize, weight: u32, cost: Nanos) {
         self.running += 1;
-        let flow = self.flows.get_mut(&tenant).expect("the caller looked at it");
-        flow.running += 1;
-        let before = std::mem::replace(&mut flow.start, start + virtual_time(cost, weight));
-        self.latest = self.latest.max(flow.start);
-        if flow.in_line {
-            self.line.remove(&(before, tenant));
-            self.line.insert((flow.start, tenant));
+        let of = &mut self.flows[flow];
+        of.running += 1;
+        let start = of.start;
+        of.start += virtual_time(cost, weight);
+        self.latest = self.latest.max(of.start);
+        if of.in_line {
+            self.line.set(flow, (of.start, of.tenant));
         }
         self.started = self.started.max(start);
-        self.now += self.passes(tenant, weight, cost);
+        self.now += self.passes(flow, weight, cost);
         self.now = self.now.max(start);
     }
 
-    /// How far virtual time moves on for a job of the tenant: as if all who have jobs were served at once, and it too.
-    fn passes(&self, tenant: TenantKey, weight: u32, cost: Nanos) -> Virtual {
-        let waits = self.flows.get(&tenant).is_some_and(|flow| !flow.jobs.is_empty());
+    /// How far virtual time moves on for a job of a flow: as if all who have jobs were served at once, and it too.
+    fn passes(&self, flow: usize, weight: u32, cost: Nanos) -> Virtual {
+        let waits = !self.flows[flow].jobs.is_empty();
         let weights = if waits { self.weights } else { self.weights + u64::from(weight) };
-        virtual_time(cost, 1) / Virtual::from(weights.max(1))
+        by_weights(cost, weights.max(1))
     }
 
     /// A job ended that was charged `cost` at this weight, and took `took`.
-    pub fn correct(&mut self, tenant: TenantKey, weight: u32, cost: Nanos, took: Nanos) {
+    pub fn correct(&mut self, flow: usize, weight: u32, cost: Nanos, took: Nanos) {
         self.running -= 1;
         // Where nobody is left who could owe or be owed, all begin anew.
         let idle = self.running == 0 && self.waiting == 0;
-        let flow = self.flows.get_mut(&tenant).expect("a job that ran has a flow");
-        flow.running -= 1;
+        let of = &mut self.flows[flow];
+        of.running -= 1;
         if took != cost {
-            if flow.in_line {
-                self.line.remove(&(flow.start, tenant));
-            }
             // Where it would be if what the job took had been known. Whoever has no jobs begins at virtual time when it comes back, so
             // that what is given back is no credit for later.
             if took >= cost {
-                flow.start += virtual_time(took - cost, weight);
+                of.start += virtual_time(took - cost, weight);
             } else {
-                flow.start = flow.start.saturating_sub(virtual_time(cost - took, weight)).max(flow.since);
+                of.start = of.start.saturating_sub(virtual_time(cost - took, weight)).max(of.since);
             }
-            self.latest = self.latest.max(flow.start);
-            if flow.in_line {
-                self.line.insert((flow.start, tenant));
+            self.latest = self.latest.max(of.start);
+            if of.in_line {
+                self.line.set(flow, (of.start, of.tenant));
             }
         }
         // And virtual time, or those who come would be sent behind all others by predictions that are too high.
         if took >= cost {
-            self.now += self.passes(tenant, weight, took - cost);
+            self.now += self.passes(flow, weight, took - cost);
         } else {
-            let passed = self.passes(tenant, weight, cost - took);
+            let passed = self.passes(flow, weight, cost - took);
             self.now = self.now.saturating_sub(passed).max(self.started);
         }
         if idle {
             self.now = self.latest;
+            self.numbers.clear();
             self.flows.clear();
         } else if self.flows.len() > self.sweep_at {
             self.sweep();
@@ -303,64 +382,73 @@ impl ClassQueue {
     /// Forgets tenants that have no jobs and no debt. Virtual time may be corrected backwards, but never before the start of a job
     /// that started, so that is where a debt ends.
     fn sweep(&mut self) {
-        let paid = self.started;
-        self.flows.retain(|_, flow| !flow.jobs.is_empty() || flow.running > 0 || flow.start > paid);
+        let (paid, numbers) = (self.started, &mut self.numbers);
+        self.flows.retain(|_, flow| {
+            let stays = !flow.jobs.is_empty() || flow.running > 0 || flow.start > paid;
+            if !stays {
+                numbers.remove(&flow.tenant);
+            }
+            stays
+        });
         self.sweep_at = 2 * self.flows.len() + IDLE_MIN;
     }
 
     /// Takes a job out, wherever it stands.
-    pub fn take(&mut self, tenant: TenantKey, place: Place) -> Queued {
-        let flow = self.flows.get_mut(&tenant).expect("a waiting job has a flow");
-        let queued = flow.jobs.remove(&place).expect("the caller knows the job's place");
-        flow.work -= queued.cost;
+    pub fn take(&mut self, flow: usize, place: Place, key: Option<BatchKey>) {
+        let of = &mut self.flows[flow];
+        let Waits { cost, .. } = of.jobs.remove(&place).expect("the caller knows the job's place");
+        of.work -= cost;
         self.waiting -= 1;
-        if flow.in_line {
-            self.line_work -= queued.cost;
+        if of.in_line {
+            self.line_work -= cost;
         }
-        if flow.jobs.is_empty() {
-            self.weights -= u64::from(flow.weight);
-            flow.aside = false;
-            if flow.in_line {
-                flow.in_line = false;
-                self.line.remove(&(flow.start, tenant));
-                self.line_weights -= u64::from(flow.weight);
-            }
+        let none = of.jobs.is_empty();
+        if let Some(key) = key {
+            self.forget_mate(key, flow, place);
         }
-        if let Some(batch) = queued.batch {
-            self.forget_mate(batch.key, tenant, place);
+        if none {
+            let of = &mut self.flows[flow];
+            self.weights -= u64::from(of.weight);
+            of.aside = false;
+            self.leave_line(flow);
         }
-        queued
     }
 
-    fn forget_mate(&mut self, key: BatchKey, tenant: TenantKey, place: Place) {
-        let tenants = self.mates.get_mut(&key).expect("a job that may share a run is listed");
-        let places = tenants.get_mut(&tenant).expect("and under its tenant");
-        places.remove(&place);
-        if places.is_empty() {
-            tenants.remove(&tenant);
+    fn forget_mate(&mut self, key: BatchKey, flow: usize, place: Place) {
+        let of = &mut self.flows[flow].mates;
+        let mates = of.get_mut(&key).expect("a job that may share a run is listed");
+        mates.jobs.remove(&place);
+        if !mates.jobs.is_empty() {
+            return;
         }
-        if tenants.is_empty() {
+        let at = mates.at;
+        of.remove(&key);
+        let list = self.mates.get_mut(&key).expect("and its flow");
+        list.swap_remove(at);
+        if let Some(&moved) = list.get(at) {
+            self.flows[moved as usize].mates.get_mut(&key).expect("it is in the list").at = at;
+        } else if list.is_empty() {
             self.mates.remove(&key);
         }
     }
 
-    /// How many of a tenant's jobs stand before this one, as far as that is counted, and what it is.
+    /// How many of a flow's jobs stand before this one, as far as that is counted, and what it is taken to cost.
     #[must_use]
-    pub fn standing(&self, tenant: TenantKey, place: Place) -> Option<(usize, Queued)> {
-        let jobs = &self.flows.get(&tenant)?.jobs;
-        Some((jobs.range(..place).take(LOOKED_AT_MAX).count(), *jobs.get(&place)?))
+    pub fn standing(&self, flow: usize, place: Place) -> Option<(usize, Nanos)> {
+        let jobs = &self.flows[flow].jobs;
+        Some((jobs.range(..place).take(LOOKED_AT_MAX).count(), jobs.get(&place)?.cost))
     }
 
     /// Predicted device time, on one slot, until a job at this place would start: what its tenant has before it, stretched
     /// by the weights of the others in line, and no more than everything there is.
     #[must_use]
     pub fn work_before(&self, tenant: TenantKey, weight: u32, place: Place) -> Nanos {
-        let flow = self.flows.get(&tenant);
+        let flow = self.find(tenant).map(|flow| &self.flows[flow]);
         let before = flow.map_or(0, |flow| {
             if flow.jobs.last_key_value().is_none_or(|(last, _)| *last < place) {
                 return flow.work;
             }
-            flow.jobs.range(..place).take(LOOKED_AT_MAX).map(|(_, queued)| queued.cost).sum()
+            flow.jobs.range(..place).take(LOOKED_AT_MAX).map(|(_, waits)| waits.cost).sum()
         });
         let in_line = flow.is_some_and(|flow| flow.in_line);
         let (weights, work) = if in_line {

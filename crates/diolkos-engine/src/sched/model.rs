@@ -43,6 +43,18 @@ struct Open {
     jobs: usize,
 }
 
+/// What the model knows of a job that runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Running {
+    pub(super) tenant: TenantKey,
+    pub(super) class: Class,
+    pub(super) cost: Nanos,
+    pub(super) weight: u32,
+    pub(super) due: bool,
+    pub(super) slot: bool,
+    pub(super) batch: Option<Batching>,
+}
+
 #[derive(Debug)]
 pub(super) struct Model {
     config: SchedConfig,

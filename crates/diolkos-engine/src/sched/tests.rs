@@ -422,7 +422,7 @@ fn crowded() -> Scheduler {
         for client in 0..8 {
             scheduler.step(0, Event::Arrive(batched(10 * round + client, client)), &mut Vec::new());
         }
-        let mut running: Vec<JobId> = scheduler.running.keys().copied().collect();
+        let mut running: Vec<JobId> = scheduler.jobs.all_running().collect();
         while let Some(job) = running.pop() {
             let mut actions = Vec::new();
             scheduler.step(5000, Event::Finish(job, 5000), &mut actions);
@@ -478,7 +478,7 @@ fn a_run_that_is_held_up_goes_when_another_takes_its_place() {
         for client in 0..8 {
             scheduler.step(0, Event::Arrive(batched(10 * round + client, client)), &mut Vec::new());
         }
-        while let Some(&job) = scheduler.running.keys().min() {
+        while let Some(job) = scheduler.jobs.all_running().min() {
             scheduler.step(0, Event::Finish(job, 5000), &mut Vec::new());
         }
     }

@@ -6,17 +6,21 @@ use std::sync::Arc;
 
 use diolkos_backend::faulty::{FaultyOperation, Gate, Plan, RunFault};
 use diolkos_builtin::Echo;
-use diolkos_client::{Client, Memory, Options, Waiting};
+use diolkos_client::{Client, Memory, Options, TlsFiles, Waiting};
 use diolkos_engine::store::NoRehearsal;
 use diolkos_engine::{Engine, LocalEndpoint};
 use diolkos_server::{Builtin, Daemon, Deps, Settings};
 use diolkos_types::TenantId;
 use tokio::runtime::Runtime;
 
+use crate::certificates;
+
 pub(crate) struct Fixture {
     pub(crate) gate: Gate,
     pub(crate) socket: PathBuf,
     pub(crate) tcp: String,
+    /// An address over TLS, on which certificates of [`certificates`] say who it is.
+    pub(crate) tls: String,
     daemon: Option<Daemon>,
     runtime: Runtime,
     _dir: Arc<tempfile::TempDir>,
@@ -27,13 +31,15 @@ impl Fixture {
         Fixture::start_in(Arc::new(tempfile::tempdir().unwrap()), settings)
     }
 
-    fn start_in(dir: Arc<tempfile::TempDir>, settings: &str) -> Fixture {
+    pub(crate) fn start_in(dir: Arc<tempfile::TempDir>, settings: &str) -> Fixture {
+        certificates::write(dir.path());
         let socket = dir.path().join("d.sock");
         // Sockets beside the one that there is always.
         let settings = settings.replace("DIR", &dir.path().display().to_string());
         let mut settings = Settings::parse(&settings, Path::new("/test.toml")).unwrap();
         settings.listen.push(format!("unix:{}", socket.display()).parse().unwrap());
         settings.listen.push("tcp:127.0.0.1:0".parse().unwrap());
+        settings.listen.push(certificates::listen(dir.path()));
         let gate = Gate::new();
         let held = FaultyOperation::new(Arc::new(Echo::new()), Plan::always(RunFault::Hold(gate.clone())));
         let mut builtins: Vec<Builtin> = diolkos_builtin::operations()
@@ -53,9 +59,12 @@ impl Fixture {
             daemon.wait_ready().await;
             daemon
         });
-        let tcp =
-            daemon.addresses().iter().map(ToString::to_string).find(|at| at.starts_with("tcp:")).unwrap();
-        Fixture { gate, socket, tcp, daemon: Some(daemon), runtime, _dir: dir }
+        let mut on_tcp =
+            daemon.addresses().iter().map(ToString::to_string).filter(|at| at.starts_with("tcp:"));
+        // Those of the fixture come last.
+        let tls = on_tcp.next_back().unwrap().replace("tcp:127.0.0.1", "tls:localhost");
+        let tcp = on_tcp.next_back().unwrap();
+        Fixture { gate, socket, tcp, tls, daemon: Some(daemon), runtime, _dir: dir }
     }
 
     /// Stops the daemon and starts another where it was.
@@ -95,6 +104,15 @@ impl Fixture {
         self.engine().endpoint(&TenantId::default()).unwrap()
     }
 
+    /// Trusts the fixture's daemon over TLS, and shows nothing.
+    pub(crate) fn trusting(&self) -> TlsFiles {
+        TlsFiles { ca: Some(self.dir().join("ca.pem")), ..TlsFiles::default() }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self._dir.path()
+    }
+
     /// A client for every way that there is.
     pub(crate) fn clients(&self) -> Vec<(&'static str, Client)> {
         let with = |address: &str, options| Client::connect_with(address, options).unwrap();
@@ -108,6 +126,7 @@ impl Fixture {
             ("polling", with(&self.unix(), waiting(Waiting::Polling))),
             ("stream over unix", with(&self.unix(), private())),
             ("stream over tcp", with(&self.tcp, private())),
+            ("stream over tls", with(&self.tls, Options { tls: self.trusting(), ..private() })),
             ("in process", Client::local(self.endpoint())),
             // A client of an endpoint that is a client of the daemon.
             ("in process, and on to a daemon", Client::local(with(&self.unix(), wide).endpoint())),
