@@ -54,12 +54,14 @@ fn engine(model: &Path, batching: bool, gate: &Gate) -> Engine {
     Engine::start(&EngineConfig { batching, ..EngineConfig::cpu(1) }, store).unwrap()
 }
 
-/// Numbers that look random, of one row; what is open has length 1.
+/// Numbers that look random, of one row; what else is open, at the end of a shape, is as long as the models for sound want it.
 fn inputs(signature: &Signature, seed: u64) -> Vec<NamedTensor> {
     let mut random = Seeded::new(seed);
     let tensor = |spec: &diolkos_types::TensorSpec| {
-        let dims = spec.dims.as_deref().unwrap_or(&[]).iter().map(|dim| match dim {
+        let dims = spec.dims.as_deref().unwrap_or(&[]);
+        let dims = dims.iter().enumerate().map(|(index, dim)| match dim {
             Dim::Fixed(length) => *length,
+            Dim::Variable { .. } if index > 0 && index + 1 == dims.len() => 512,
             Dim::Variable { .. } => 1,
         });
         let shape = Shape::new(&dims.collect::<Vec<u64>>()).unwrap();
@@ -68,6 +70,8 @@ fn inputs(signature: &Signature, seed: u64) -> Vec<NamedTensor> {
             DataType::Fp32 => {
                 (0..elements).flat_map(|_| ((random.next() % 1000) as f32 / 1000.0).to_le_bytes()).collect()
             }
+            // A rate of samples.
+            DataType::Int64 if shape.dims().is_empty() => 16_000i64.to_le_bytes().to_vec(),
             // Small numbers, so that what is an index is one.
             other => (0..elements)
                 .flat_map(|_| {
