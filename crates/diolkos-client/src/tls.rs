@@ -16,8 +16,9 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use diolkos_shm::pass;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
@@ -66,6 +67,43 @@ fn of_file(path: &Path, error: &str) -> io::Error {
     io::Error::other(format!("{}: {error}", path.display()))
 }
 
+/// A socket on which each step ends in time.
+struct Until<'a> {
+    tcp: &'a TcpStream,
+    until: Option<Instant>,
+}
+
+impl Until<'_> {
+    fn left(&self) -> io::Result<Option<Duration>> {
+        let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
+        // A timeout of zero would be none.
+        if left.is_some_and(|left| left.is_zero()) { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+    }
+}
+
+fn timed_out(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { error }
+}
+
+impl io::Read for Until<'_> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        self.tcp.set_read_timeout(self.left()?)?;
+        self.tcp.read(to).map_err(timed_out)
+    }
+}
+
+impl io::Write for Until<'_> {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        self.tcp.set_write_timeout(self.left()?)?;
+        // Without SIGPIPE, as everything that is sent.
+        pass::send(self.tcp, &[IoSlice::new(from)], &[]).map_err(timed_out)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A connection on which hands were shaken.
 pub(crate) struct TlsSocket {
     tcp: TcpStream,
@@ -110,16 +148,7 @@ impl TlsSocket {
         let name = ServerName::try_from(host).map_err(io::Error::other)?;
         let mut session = ClientConnection::new(Arc::new(config(files)?), name).map_err(io::Error::other)?;
         while session.is_handshaking() {
-            // Zero would be refused.
-            let left = until.map(|until| {
-                until.saturating_duration_since(Instant::now()).max(std::time::Duration::from_millis(1))
-            });
-            tcp.set_read_timeout(left)?;
-            tcp.set_write_timeout(left)?;
-            session.complete_io(&mut &tcp).map_err(|error| match error.kind() {
-                io::ErrorKind::WouldBlock => io::Error::from(io::ErrorKind::TimedOut),
-                _ => error,
-            })?;
+            session.complete_io(&mut Until { tcp: &tcp, until })?;
         }
         tcp.set_read_timeout(None)?;
         tcp.set_write_timeout(None)?;
@@ -147,9 +176,21 @@ impl TlsSocket {
             session.write_tls(&mut *sealed)?;
         }
         drop(session);
-        let sent = (&self.tcp).write_all(&sealed);
+        let sent = self.send(&sealed);
         sealed.clear();
         sent.map(|()| written)
+    }
+
+    fn send(&self, mut records: &[u8]) -> io::Result<()> {
+        while !records.is_empty() {
+            match pass::send(&self.tcp, &[IoSlice::new(records)], &[]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(sent) => records = &records[sent..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Whether [`TlsSocket::read`] need not wait: something came, or nothing will.
@@ -181,10 +222,10 @@ impl TlsSocket {
                 session.reader().read_exact(&mut opened.plain[at..])?;
             }
             opened.ended |= state.peer_has_closed();
-            if records.is_empty() {
+            // What comes behind the end is nobody's.
+            if records.is_empty() || opened.ended || session.read_tls(&mut records)? == 0 {
                 return Ok(());
             }
-            session.read_tls(&mut records)?;
         }
     }
 

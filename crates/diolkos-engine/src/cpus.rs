@@ -35,6 +35,12 @@ impl CpuSet {
         self.0.len()
     }
 
+    /// Whether all of these are in another set.
+    #[must_use]
+    pub fn is_within(&self, other: &CpuSet) -> bool {
+        self.0.is_subset(&other.0)
+    }
+
     /// CPUs that the calling thread may run on; `None` if the system does not say.
     #[must_use]
     pub fn of_this_thread() -> Option<CpuSet> {

@@ -51,14 +51,14 @@ impl Obligation {
     /// Answers before there was a job, so no model is charged.
     pub(crate) fn refuse(mut self, status: Status) {
         let latency = self.submitted.elapsed();
-        self.send(Err(status), Timing::default(), Scheduled::default(), latency);
+        self.send(Err(status), Timing::default(), None, latency);
     }
 
     fn send(
         &mut self,
         result: Result<Outputs, Status>,
         timing: Timing,
-        scheduled: Scheduled,
+        scheduled: Option<Scheduled>,
         latency: Duration,
     ) {
         let Some(sink) = self.sink.take() else { return };
@@ -82,7 +82,7 @@ impl Drop for Obligation {
             self.send(
                 Err(Status::new(Code::Aborted, "the daemon dropped this job; it is safe to send it again")),
                 Timing::default(),
-                Scheduled::default(),
+                None,
                 self.submitted.elapsed(),
             );
             debug_assert!(std::thread::panicking(), "a job was dropped without an answer");
@@ -221,7 +221,7 @@ impl Job {
         let account = stats.of(obligation.tenant.account());
         account.pending.decrement();
         account.failed(status.code(), latency);
-        obligation.send(Err(status), timing, scheduled, latency);
+        obligation.send(Err(status), timing, Some(scheduled), latency);
     }
 
     /// Runs the operation on this thread. A panic of the backend is a failure of this job only.
@@ -412,7 +412,7 @@ impl Ran {
             let Ran { job, version, class, scheduled, timing, .. } = &self;
             remember(job, version, *class, *scheduled, *timing, latency, failed);
         }
-        self.job.send(self.result, self.timing, self.scheduled, latency);
+        self.job.send(self.result, self.timing, Some(self.scheduled), latency);
     }
 }
 

@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-/// Jobs that wait for one device. At 1 ms each, the last one waits four seconds: past that a caller is
+/// Jobs that wait for one pool of a device. At 1 ms each, the last one waits four seconds: past that a caller is
 /// better served by `Busy` and another node.
 pub const DEVICE_QUEUE_MAX: usize = 4096;
 
-/// Jobs of one tenant that wait for one device: half the queue, so that no tenant can fill it alone.
+/// Jobs of one tenant that wait for one pool: half the queue, so that no tenant can fill it alone.
 pub const TENANT_QUEUE_MAX: usize = DEVICE_QUEUE_MAX / 2;
 
 /// Execution slots of one device; more threads than this on one node is a typing error in the settings.

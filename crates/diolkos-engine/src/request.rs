@@ -43,8 +43,8 @@ pub struct Reply {
     pub result: Result<Outputs, Status>,
     /// Where the time went; zero where it never got to.
     pub timing: Timing,
-    /// What the scheduler did with it.
-    pub scheduled: Scheduled,
+    /// What the scheduler did with it; `None` = it was refused before it became a job.
+    pub scheduled: Option<Scheduled>,
 }
 
 /// Takes the reply. Called exactly once, from any thread; must not block.

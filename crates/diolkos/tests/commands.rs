@@ -347,7 +347,11 @@ fn tenants_and_leases_come_and_go() {
     let nowhere = daemon
         .ask(&["lease", "add", "web", "cpu", "--resource", "cpu", "--operation", "noop", "--pool", "fast"])
         .fails(1);
-    assert!(nowhere.stderr.contains("`fast` is none of the pools in engine.pools"), "{}", nowhere.stderr);
+    assert!(
+        nowhere.stderr.contains("names the pool `fast`, which is not in engine.pools"),
+        "{}",
+        nowhere.stderr
+    );
     daemon.ask(&["lease", "rm", "web", "cpu"]).fails(1);
 
     let refused = ran(&mut diolkos(&["tenant", "ls", "--address", &web])).fails(1);

@@ -139,6 +139,7 @@ fn compare(model: &Path, alone: &Answer, together: &Answer) {
             return assert_eq!(alone.as_ref().err(), together.as_ref().err(), "{}", model.display());
         }
     };
+    assert_eq!(alone.len(), together.len(), "{}", model.display());
     for (alone, together) in alone.iter().zip(together) {
         assert_eq!((alone.data_type, alone.shape), (together.data_type, together.shape));
         if alone.data_type != DataType::Fp32 {
@@ -157,8 +158,8 @@ fn compare(model: &Path, alone: &Answer, together: &Answer) {
     }
 }
 
-/// Compares all answers, and gives the runs.
-fn check(model: &Path) -> u64 {
+/// Compares all answers, and gives how many were outputs, and the runs.
+fn check(model: &Path) -> (u64, u64) {
     let (alone, alone_runs) = answers(model, false);
     let (together, runs) = answers(model, true);
     assert_eq!(alone_runs, REQUESTS);
@@ -166,13 +167,15 @@ fn check(model: &Path) -> u64 {
     alone.iter().zip(&together).for_each(|(alone, together)| compare(model, alone, together));
     let worked = alone.iter().filter(|answer| answer.is_ok()).count();
     println!("{}: {worked} of {REQUESTS} answers, {runs} runs", model.display());
-    runs
+    (worked as u64, runs)
 }
 
 #[test]
 fn each_model_of_the_test_set_answers_the_same() {
     test_models().iter().for_each(|model| {
-        check(model);
+        // One fails on what its own branches make of an input that is no sound.
+        let fails = model.file_stem().is_some_and(|name| name == "silero_vad_16k_op15");
+        assert_eq!(check(model).0, if fails { 0 } else { REQUESTS }, "{}", model.display());
     });
 }
 
@@ -181,6 +184,7 @@ fn requests_that_certainly_share_runs_answer_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("mlp.onnx");
     std::fs::write(&model, onnx::mlp(3, 512)).unwrap();
-    let runs = check(&model);
+    let (worked, runs) = check(&model);
+    assert_eq!(worked, REQUESTS);
     assert!(runs < REQUESTS, "{runs} runs: nothing was shared");
 }

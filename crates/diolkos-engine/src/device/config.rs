@@ -37,7 +37,7 @@ impl PoolConfig {
     #[must_use]
     pub fn fair(slots: usize) -> PoolConfig {
         let name = PoolConfig::DEFAULT.into();
-        PoolConfig { name, slots, policy: PoolPolicy::Fair, lends: true, cpus: None }
+        PoolConfig { name, slots, policy: PoolPolicy::Fair, lends: false, cpus: None }
     }
 
     /// Name of the pool that leases have which name none.

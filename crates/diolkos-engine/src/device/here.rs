@@ -13,7 +13,7 @@ use crate::job::Job;
 pub enum Offer {
     /// Nothing: it may not be held up at all.
     Nothing,
-    /// What is known to be short (see [`limits::RUN_HERE_P99`]).
+    /// What is known to be short (see [`RUN_HERE_P99`](crate::limits::RUN_HERE_P99)).
     Short,
     /// Whatever it is. The thread needs as much stack as a device's own ones, and must be missed by nobody meanwhile.
     Any,

@@ -13,6 +13,7 @@ mod config;
 mod here;
 mod shared;
 
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -75,6 +76,19 @@ impl Device {
     /// Starts a thread of a pool, on its CPUs.
     fn start_thread(&self, index: usize, name: String) -> Result<JoinHandle<()>, StartError> {
         let pool = &self.shared.pools[index].config;
+        let may = CpuSet::of_this_thread();
+        let pin = |cpus: &CpuSet, source| StartError::Pin {
+            pool: pool.name.clone(),
+            cpus: cpus.clone(),
+            may: may.as_ref().map_or("unknown".into(), ToString::to_string),
+            source,
+        };
+        if let (Some(cpus), Some(may)) = (&pool.cpus, &may)
+            && !cpus.is_within(may)
+        {
+            // The system is content with one that is there, and slots were counted for all.
+            return Err(pin(cpus, io::ErrorKind::InvalidInput.into()));
+        }
         let (shared, cpus) = (self.shared.clone(), pool.cpus.clone());
         let (pinned, wait) = mpsc::sync_channel(1);
         let serve = move || {
@@ -90,12 +104,7 @@ impl Device {
             StartError::Thread { what: format!("device `{}`", self.shared.name), source }
         })?;
         match (wait.recv().expect("the thread says how it went"), &pool.cpus) {
-            (Err(source), Some(cpus)) => Err(StartError::Pin {
-                pool: pool.name.clone(),
-                cpus: cpus.clone(),
-                may: CpuSet::of_this_thread().map_or("unknown".into(), |may| may.to_string()),
-                source,
-            }),
+            (Err(source), Some(cpus)) => Err(pin(cpus, source)),
             _ => Ok(thread),
         }
     }
@@ -122,7 +131,7 @@ impl Device {
             deadline: admitted.deadline.map(|at| self.shared.at(at)),
             cost: job.predicted(),
             batch: job.batching(),
-            // Long runs belong on the CPUs of their pool.
+            // Long runs belong on the CPUs of a pool.
             run_here: short || (offer == Offer::Any && !self.shared.pools[pool].pinned),
             share: admitted.share,
         };
@@ -131,7 +140,9 @@ impl Device {
         state.arrived += 1;
         job.comes(state.pools.of(pool).waiting_of(job.tenant().key()));
         let here = self.shared.step(state, queued, pool, Event::Arrive(arrival), Some(job), Thread::Other);
-        here.map(|(job, slot)| Here { shared: self.shared.clone(), job: Some(job), slot, short })
+        let here = here.map(|(job, slot)| Here { shared: self.shared.clone(), job: Some(job), slot, short });
+        // One that is dropped goes to the threads of its slot, on whose CPUs long runs belong.
+        here.filter(|here| short || !self.shared.pools[here.slot].pinned)
     }
 
     pub(crate) fn name(&self) -> &str {

@@ -3,8 +3,8 @@
 //!
 //! Every tenant has a virtual time at which its next job starts. The one with the least is next; starting a job moves its
 //! tenant on by cost / weight. The class's own virtual time moves on with every job as it would if the device served all
-//! who wait at the same time, each by its weight, and is never behind the job that started last (as in WF2Q+: Bennett and
-//! Zhang 1997). A tenant that comes back after a pause starts there and not earlier, so that a pause is no credit; one that ran
+//! who wait at the same time, each by its weight, and is never behind the job that started last, but for what a tenant may be ahead (as in
+//! WF2Q+: Bennett and Zhang 1997). A tenant that comes back after a pause starts there and not earlier, so that a pause is no credit; one that ran
 //! ahead keeps its debt until virtual time is there. With start times alone it would not get there while ever new tenants
 //! come, each with one job.
 //!
@@ -84,7 +84,7 @@ pub struct ClassQueue {
     mates: HashMap<BatchKey, Vec<u32>, BuildSpread>,
     /// Virtual time.
     now: Virtual,
-    /// The latest start of a job that started: virtual time is never before it.
+    /// The latest start of a job that started, less what its tenant may be ahead: virtual time is never before it.
     started: Virtual,
     /// The latest start of any flow: where virtual time goes when nobody is busy.
     latest: Virtual,
@@ -281,8 +281,8 @@ impl ClassQueue {
         }
         let Some((_, first)) = of.jobs.first_key_value() else { return };
         if std::mem::take(&mut of.aside) {
-            // What it could not use because of a bound of its own is no credit, but for one job.
-            let one = virtual_time(first.cost, of.weight);
+            // What it could not use because of a bound of its own is no credit, but for one job, and what others may be ahead.
+            let one = virtual_time(first.cost + self.slice, of.weight);
             of.begin_at(self.now.saturating_sub(one));
             self.latest = self.latest.max(of.start);
         }
@@ -331,9 +331,11 @@ impl ClassQueue {
         if of.in_line {
             self.line.set(flow, (of.start, of.tenant));
         }
-        self.started = self.started.max(start);
+        // Whoever may run ahead does not take virtual time along, or the others would lose what they are owed when they come back.
+        let least = start.saturating_sub(virtual_time(self.slice, weight));
+        self.started = self.started.max(least);
         self.now += self.passes(flow, weight, cost);
-        self.now = self.now.max(start);
+        self.now = self.now.max(least);
     }
 
     /// How far virtual time moves on for a job of a flow: as if all who have jobs were served at once, and it too.

@@ -236,9 +236,11 @@ impl Model {
         let next = start + self.virtual_time(tenant, cost);
         self.start.insert((class, tenant), next);
         self.latest[class as usize] = self.latest[class as usize].max(next);
-        self.started[class as usize] = self.started[class as usize].max(start);
+        let slice = if self.config.policy == PoolPolicy::Throughput { policy::SLICE } else { 0 };
+        let least = start.saturating_sub(self.virtual_time(tenant, slice));
+        self.started[class as usize] = self.started[class as usize].max(least);
         let passed = self.now[class as usize] + self.passes(class, tenant, self.weight(tenant), cost);
-        self.now[class as usize] = passed.max(start);
+        self.now[class as usize] = passed.max(least);
         self.running.push((job, running));
         self.hold_or_let_go(tenant);
         self.served(class, cost, due);
@@ -522,7 +524,8 @@ impl Model {
             } else if self.held.remove(&(class, tenant))
                 && let Some(cost) = first
             {
-                let least = self.now[class as usize].saturating_sub(self.virtual_time(tenant, cost));
+                let slice = if self.config.policy == PoolPolicy::Throughput { policy::SLICE } else { 0 };
+                let least = self.now[class as usize].saturating_sub(self.virtual_time(tenant, cost + slice));
                 self.begin_at(class, tenant, least);
                 let start = self.start_of(class, tenant);
                 self.latest[class as usize] = self.latest[class as usize].max(start);

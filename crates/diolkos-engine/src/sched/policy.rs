@@ -6,14 +6,15 @@
 //! |---|---|---|---|
 //! | a run is held up for company | never | for half of its fixed cost, 1 ms at most | for its fixed cost, 10 ms at most |
 //! | a shared run takes | at most twice what its first job takes alone | as long as it was measured to pay | the same |
-//! | tenants of a class take turns | job by job | job by job | after 50 ms of device time |
+//! | tenants of a class take turns | job by job | job by job | when one is 50 ms of device time ahead |
 //!
 //! Classes, floors, weights, deadlines and bounds are the same in all of them.
 
 use super::crowd::HOLD_MAX;
 use super::{Batching, Nanos};
 
-/// Device time that a tenant has before the next one's turn, where throughput counts: long enough that what a model keeps in
+/// Device time that a tenant may be ahead of the next, where throughput counts. It begins its turn as much behind, so that between
+/// two a turn is twice as long: long enough that what a model keeps in
 /// caches is used many times, and short beside what anybody notices who does not wait for single answers.
 pub const SLICE: Nanos = 50_000_000;
 

@@ -16,6 +16,7 @@
 //!
 //! * On the slots of a pool there are never more runs than it has slots, and only its own where it does not lend.
 //! * No slot that may be lent is idle while a job waits in any pool whose tenant may run another.
+//! * No run of a pool that lends is held up meanwhile.
 //! * A slot whose owner has somebody waiting is the owner's when its run ends.
 //! * Pools of which none lends are schedulers that know nothing of each other.
 
@@ -143,6 +144,7 @@ impl Pools {
         while let Some((lender, borrower)) = self.next_loan() {
             self.with_loan(now, lender, borrower, plan, |scheduler, said| scheduler.settle(now, said));
         }
+        self.let_go(plan);
         self.set_alarm(pool, plan);
     }
 
@@ -249,6 +251,19 @@ impl Pools {
         let wanting = pools.filter(|(_, pool)| pool.scheduler.wants_slot());
         let (borrower, _) = wanting.min_by_key(|(_, pool)| pool.borrowed_last)?;
         Some((self.lender_for(borrower)?, borrower))
+    }
+
+    /// Nobody holds up a slot that somebody else could borrow.
+    fn let_go(&mut self, plan: &mut Vec<Planned>) {
+        if self.pools.len() == 1 || !self.each().any(Scheduler::wants_slot) {
+            return;
+        }
+        for pool in 0..self.pools.len() {
+            if self.pools[pool].lends {
+                self.pools[pool].scheduler.let_go(&mut self.said);
+                self.tell(pool, plan);
+            }
+        }
     }
 
     fn set_alarm(&mut self, pool: usize, plan: &mut Vec<Planned>) {

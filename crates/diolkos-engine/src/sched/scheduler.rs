@@ -177,9 +177,17 @@ impl Scheduler {
         self.set_timer(actions);
     }
 
+    /// Lets all runs go that are held up: somebody of another pool waits for the slots.
+    pub(super) fn let_go(&mut self, actions: &mut Vec<Action>) {
+        self.open.let_go(None, |head| actions.push(Action::Go(head)));
+        self.set_timer(actions);
+    }
+
     /// Takes a job in, and gives the number of its tenant.
     fn arrive(&mut self, now: Nanos, mut arrival: Arrival, actions: &mut Vec<Action>) -> usize {
         arrival.batch = arrival.batch.map(|batch| self.config.policy.bound(batch));
+        // The end of the clock is none.
+        arrival.deadline = arrival.deadline.filter(|deadline| *deadline < Nanos::MAX);
         let tenant = self.allow(now, arrival.tenant, arrival.share, actions);
         if arrival.deadline.is_some_and(|deadline| deadline <= now) {
             actions.push(Action::Expire(arrival.job));

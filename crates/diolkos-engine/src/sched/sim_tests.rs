@@ -50,6 +50,36 @@ fn equal_tenants_get_equal_device_time_whatever_their_jobs_take() {
 }
 
 #[test]
+fn where_throughput_counts_shares_hold_too() {
+    let pool = |slots| [SchedConfig { policy: PoolPolicy::Throughput, ..config(slots) }];
+    let tenants = |senders: &[Sender]| -> Vec<Sender> {
+        let tenant =
+            |(index, sender): (usize, &Sender)| Sender { tenant: TenantKey(index as u64), ..sender.clone() };
+        senders.iter().enumerate().map(tenant).collect()
+    };
+    // One that may run a job at a time, and always has more.
+    let bounded = Sender { share: Share { running_max: 1, ..Share::ALL }, ..batch(MS, 1, 16) };
+    for (slots, wanted) in [(1, 0.5), (2, 0.5), (4, 0.25)] {
+        let served =
+            simulate(&pool(slots), &tenants(&[batch(MS, 1, 64), bounded.clone()]), &[], 60 * SECOND, 5);
+        let share = served[1].device as f64 / (served[0].device + served[1].device) as f64;
+        assert!((share / wanted - 1.0).abs() < 0.05, "{slots} slots: {share}");
+    }
+    let weighted = tenants(&[batch(MS, 1, 16), batch(3 * MS, 2, 16), batch(7 * MS, 4, 16)]);
+    let served = simulate(&pool(2), &weighted, &[], 100 * SECOND, 7);
+    let total: Nanos = served.iter().map(|served| served.device).sum();
+    for (served, weight) in served.iter().zip([1.0, 2.0, 4.0]) {
+        let off = served.device as f64 / total as f64 / (weight / 7.0) - 1.0;
+        assert!(off.abs() < 0.03, "weight {weight}: {off}");
+    }
+    // Tenants that come for one job each keep nobody out.
+    let mut senders = vec![batch(MS, 1, 16)];
+    senders.extend((0..40).map(|_| Sender { load: Load::Poisson(20 * MS), ..batch(MS, 1, 0) }));
+    let served = simulate(&pool(1), &tenants(&senders), &[], 20 * SECOND, 9);
+    assert!(served[0].device > SECOND / 5, "{}", served[0].device);
+}
+
+#[test]
 fn weights_are_shares() {
     for slots in [1, 2] {
         let senders = [batch(MS, 1, 16), batch(3 * MS, 2, 16), batch(2 * MS, 4, 16)];

@@ -12,7 +12,7 @@
 use std::time::{Duration, Instant};
 
 use diolkos_backend::Buffer;
-use diolkos_engine::{NamedTensor, Outputs, Reply, Request, Ticket, Timing};
+use diolkos_engine::{NamedTensor, Outputs, Reply, Request, Scheduled, Ticket, Timing};
 use diolkos_types::{Code, DataType, Params, Shape, Status};
 use tokio::sync::oneshot;
 
@@ -147,14 +147,16 @@ pub(crate) async fn infer(session: &ClientSession, call: InferCall) -> Result<In
     let Reply { job, result, timing, scheduled } = reply.map_err(|_| {
         Status::new(Code::Aborted, "the daemon dropped this job; it is safe to send it again")
     })?;
-    let told = (job, scheduled);
-    let failed = |status: Status| Failed { status, told: Some(told) };
+    let told = scheduled.map(|scheduled| (job, scheduled));
+    let failed = |status: Status| Failed { status, told };
     let outputs = result.map_err(failed)?;
     let version = outputs.version.version;
     let mut outputs = finish(&session.turn, outputs, wishes).await.map_err(failed)?;
     if let Some(outward) = outward {
         outward.store(session, &mut outputs).await.map_err(failed)?;
     }
+    // What has outputs was a job.
+    let told = told.unwrap_or((job, Scheduled::default()));
     Ok(InferReply { model, version, id, outputs, timing, told })
 }
 

@@ -49,19 +49,20 @@ pub(super) fn tell_timing(reply: &mut Response<Body>, timing: &Timing) {
     }
 }
 
-/// A pool of a device. What the others do shows in the numbers that change.
-fn of_pool(pool: &PoolSnapshot, sees_all: bool) -> Value {
+/// A pool of a device. Which there are besides one's own is not for everybody.
+fn of_pool(pool: &PoolSnapshot) -> Value {
     let cpus = pool.cpus.as_ref().map(ToString::to_string);
-    let mut told =
-        json!({ "name": pool.name, "policy": pool.policy.name(), "slots": pool.slots, "cpus": cpus });
-    if sees_all {
-        told["lent"] = pool.lent.into();
-        told["running"] = pool.running.into();
-        told["waiting"] = pool.waiting.into();
-        told["loans"] = pool.loans.into();
-        told["busy_ns"] = pool.busy_ns.into();
-    }
-    told
+    json!({
+        "name": pool.name,
+        "policy": pool.policy.name(),
+        "slots": pool.slots,
+        "cpus": cpus,
+        "lent": pool.lent,
+        "running": pool.running,
+        "waiting": pool.waiting,
+        "loans": pool.loans,
+        "busy_ns": pool.busy_ns,
+    })
 }
 
 async fn status(State(app): State<Arc<App>>, Caller(session): Caller) -> Response<Body> {
@@ -75,9 +76,7 @@ async fn status(State(app): State<Arc<App>>, Caller(session): Caller) -> Respons
             told["waiting"] = device.waiting.into();
             told["runs"] = device.runs.into();
             told["busy_ns"] = device.busy_ns.into();
-        }
-        if device.pools.len() > 1 {
-            told["pools"] = device.pools.iter().map(|pool| of_pool(pool, sees_all)).collect();
+            told["pools"] = device.pools.iter().map(of_pool).collect();
         }
         told
     };

@@ -31,14 +31,16 @@ async fn try_infer(app: &App, target: Target, request: Request) -> Result<Respon
         json_bytes => decode_json(target, packed, json_bytes).await?,
     };
     let explain = schedule::is_wanted(&parts.headers);
-    let done = oip::infer(&session, call).await.map_err(|failed| of_failed(failed, explain))?;
+    let failed = |failed: Failed| of_failed(failed, explain);
+    let done = oip::infer(&session, call).await.map_err(failed)?;
     tracing::debug!(job = %done.told.0, model = done.model, version = done.version, "answered");
     let (timing, told) = (done.timing, done.told);
     let as_text = encode::json_payload_bytes(&done, &form);
-    check_text(as_text, app.settings().limits.body_bytes_max.get())?;
+    let after = |status: Status| failed(Failed { status, told: Some(told) });
+    check_text(as_text, app.settings().limits.body_bytes_max.get()).map_err(after)?;
     let encode = move || encode::encode(done, &form);
-    let encoded = offload::run(&session.turn, as_text.saturating_mul(4), encode).await?;
-    let mut reply = reply::inference(&session.turn, encoded, encoding).await?;
+    let encoded = offload::run(&session.turn, as_text.saturating_mul(4), encode).await.map_err(after)?;
+    let mut reply = reply::inference(&session.turn, encoded, encoding).await.map_err(after)?;
     diolkos::tell_timing(&mut reply, &timing);
     if explain {
         reply.headers_mut().insert(schedule::SCHEDULE, schedule::value(&told));

@@ -305,6 +305,13 @@ impl Settings {
         parse::broken_rules(self).into_iter().map(|(_, message)| message).collect()
     }
 
+    /// Leases that name a pool which is not there, a sentence each.
+    pub(crate) fn leases_without_pool(&self) -> Vec<String> {
+        let mut broken = Vec::new();
+        pools::broken_leases(self, |_, message| broken.push(message));
+        broken
+    }
+
     /// Paths that are relative lie beside this file.
     fn resolve_in(&mut self, origin: &Path) {
         let base = origin.parent().unwrap_or(Path::new(""));

@@ -153,7 +153,10 @@ pub(super) fn broken_leases(settings: &Settings, mut broken: impl FnMut(String, 
         if pool != PoolConfig::DEFAULT && !pools.contains_key(pool) {
             let nearest = suggest::nearest(pool, pools.keys().map(String::as_str));
             let hint = nearest.map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default();
-            let text = format!("`{}` is none of the pools in engine.pools{hint}", tenants::shown(pool));
+            let pool = tenants::shown(pool);
+            let text = format!(
+                "lease `{lease_name}` of tenant `{tenant}` names the pool `{pool}`, which is not in engine.pools{hint}"
+            );
             broken(format!("tenants.{tenant}.leases.{lease_name}.pool"), text);
         }
     }
@@ -223,7 +226,7 @@ mod tests {
             ),
             (
                 "[engine.pools.chat]\nslots = 1\n[tenants.t.leases.l]\nkind = \"compute\"\npool = \"chats\"",
-                "d.toml:5:8: `chats` is none of the pools in engine.pools; did you mean `chat`?",
+                "d.toml:5:8: lease `l` of tenant `t` names the pool `chats`, which is not in engine.pools; did you mean `chat`?",
             ),
         ] {
             assert_eq!(parsed(text).unwrap_err(), expected, "for\n{text}");

@@ -78,7 +78,7 @@ pub struct LeaseSettings {
     pub weight: Option<u32>,
     /// Jobs that may run at once. Default: as many as the device has slots.
     pub concurrency_max: Option<usize>,
-    /// Jobs that may wait. Default: half of the device's queue.
+    /// Jobs that may wait. Default: half of its pool's queue.
     pub queue_max: Option<usize>,
 }
 

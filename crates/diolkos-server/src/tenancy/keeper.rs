@@ -208,6 +208,14 @@ impl Keeper {
             merged(&read, &added, self.app.own_uid()).map_err(ChangeError::Wrong)?;
         let file = reload::merge(&self.file, read.clone());
         let merged = Settings { tenants, ..file.clone() };
+        // Pools are made at the start, and nobody may end up in another one than the lease says.
+        let homeless = merged.leases_without_pool();
+        if !homeless.is_empty() {
+            let waits = |text: String| {
+                format!("{text}; pools that the settings file has now are there after a restart")
+            };
+            return Err(ChangeError::Wrong(homeless.into_iter().map(waits).collect()));
+        }
         let prepared = self.doors.prepare(&merged)?;
         if let Some(path) = file.tenants_file.clone()
             && added != self.added

@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The native channel over TLS: who it is, who is trusted, and both ways at once.
 
+use std::io::Write as _;
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use diolkos_client::{Client, Error, Memory, Options, TlsFiles};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection};
 
 use crate::support::Fixture;
 
@@ -94,6 +99,72 @@ fn a_daemon_that_goes_is_noticed() {
     fixture.stop();
     let tensor = client.tensor::<u8>(&[1]).unwrap();
     assert!(echo.infer([("data", tensor)]).is_err());
+}
+
+/// A server that shakes hands, and then does what it is told.
+fn serves(
+    fixture: &Fixture,
+    then: impl FnOnce(&mut ServerConnection, &mut TcpStream) + Send + 'static,
+) -> String {
+    let file = fixture.dir().join("server.pem");
+    let chain: Vec<_> = CertificateDer::pem_file_iter(&file).unwrap().map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_file(&file).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tls:localhost:{}", listener.local_addr().unwrap().port());
+    std::thread::spawn(move || {
+        let (mut tcp, _) = listener.accept().unwrap();
+        let mut session = ServerConnection::new(Arc::new(config)).unwrap();
+        while session.is_handshaking() {
+            session.complete_io(&mut tcp).unwrap();
+        }
+        then(&mut session, &mut tcp);
+    });
+    address
+}
+
+#[test]
+fn what_comes_behind_the_end_is_nobodys() {
+    let fixture = fixture();
+    let (told, done) = std::sync::mpsc::channel::<()>();
+    let address = serves(&fixture, move |session, tcp| {
+        let mut records = Vec::new();
+        session.send_close_notify();
+        session.write_tls(&mut records).unwrap();
+        // In one read of the client's.
+        records.extend([0; 16 << 10]);
+        tcp.write_all(&records).unwrap();
+        // The connection stays until the client is done with it.
+        let _ = done.recv();
+    });
+    let options = Options { tls: fixture.trusting(), reconnect: Duration::ZERO, ..Options::default() };
+    assert!(Client::connect_with(&address, options).is_err());
+    drop(told);
+}
+
+#[test]
+fn a_handshake_that_goes_on_for_ever_ends_in_time() {
+    let fixture = fixture();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tls:localhost:{}", listener.local_addr().unwrap().port());
+    std::thread::spawn(move || {
+        let (mut tcp, _) = listener.accept().unwrap();
+        // A record of the handshake that comes byte by byte.
+        let _ = tcp.write_all(&[22, 3, 3, 0x40, 0]);
+        while tcp.write_all(&[0]).is_ok() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+    let connect = Duration::from_millis(100);
+    let options =
+        Options { tls: fixture.trusting(), connect, reconnect: Duration::ZERO, ..Options::default() };
+    let error = Client::connect_with(&address, options).unwrap_err();
+    assert!(matches!(error, Error::Connect { .. }), "{error:?}");
 }
 
 #[test]

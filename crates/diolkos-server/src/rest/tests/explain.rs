@@ -72,6 +72,9 @@ async fn an_error_says_what_was_done_with_its_job() {
     // What never became a job has nothing to tell.
     let wrong = front.send("POST", "/v2/models/nope/infer", &[("x-diolkos-explain", "1")], body(None)).await;
     assert_eq!((wrong.status, wrong.header("x-diolkos-schedule")), (404, None));
+    let shapeless = json!({"inputs": [{"name": "date", "shape": [1], "datatype": "UINT8", "data": [1]}]});
+    let wrong = front.send("POST", path, &[("x-diolkos-explain", "1")], shapeless.to_string()).await;
+    assert_eq!((wrong.status, wrong.header("x-diolkos-schedule")), (400, None));
     gate.open();
     assert_eq!(runs.await.unwrap().status, 200);
 }
