@@ -20,7 +20,7 @@ pub enum Waited {
     /// It did.
     #[default]
     Nothing,
-    /// All slots of the device were taken.
+    /// All slots that its pool may use were taken.
     Slots,
     /// Its tenant had as many jobs running as it may (`concurrency_max`).
     OwnLimit,

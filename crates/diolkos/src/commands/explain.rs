@@ -157,7 +157,7 @@ fn ns(nanoseconds: u64) -> String {
 /// A word for what was waited for.
 fn reason(waited_for: &str) -> &'static str {
     match waited_for {
-        "slots" => "all slots of the device were taken",
+        "slots" => "all slots of its pool were taken",
         "concurrency_max" => "your tenant had as many jobs running as it may (`concurrency_max`)",
         _ => "nothing was in its way",
     }
@@ -321,7 +321,7 @@ mod tests {
     fn one_job_is_told_in_sentences() {
         let text = sentences(&job("m", "slots", 4, None));
         assert!(text.contains("succeeded") && text.contains("shared its run with 3 others"), "{text}");
-        assert!(text.contains("all slots of the device were taken"), "{text}");
+        assert!(text.contains("all slots of its pool were taken"), "{text}");
         let text = sentences(&job("m", "nothing", 0, Some("busy")));
         assert!(text.contains("failed (busy)") && text.contains("never ran"), "{text}");
         let waits = Job { state: "waits".into(), own_before: 3, ..job("", "concurrency_max", 0, None) };
