@@ -19,7 +19,7 @@ use std::time::Duration;
 use diolkos_backend::{Backend, LoadOptions, Operation};
 use diolkos_engine::sched::FloorShares;
 use diolkos_engine::store::{Rehearser, Store, StoreConfig, StoreError};
-use diolkos_engine::{DeviceConfig, Engine, EngineConfig, StartError, Strangers};
+use diolkos_engine::{DeviceConfig, Engine, EngineConfig, PoolSnapshot, StartError, Strangers};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -153,6 +153,7 @@ impl Daemon {
         let Deps { backends, builtins, rehearser, read_settings } = deps;
         let store = open_store(&settings, backends, builtins, rehearser)?;
         let engine = Engine::start(&engine_config(&settings), store)?;
+        tell_pools(&engine);
         let audit = Audit::open(settings.audit.file.as_deref())?;
         let app = Arc::new(App::new(engine, settings, audit));
         let (stop, stopping) = watch::channel(Stop::No);
@@ -301,6 +302,16 @@ fn listen_on(settings: &Settings) -> Result<Vec<Listener>, DaemonError> {
         }
     }
     Ok(listeners)
+}
+
+/// Where there are several pools, says what became of the settings.
+fn tell_pools(engine: &Engine) {
+    for device in engine.devices().iter().filter(|device| device.pools.len() > 1) {
+        for PoolSnapshot { name, policy, slots, cpus, .. } in &device.pools {
+            let cpus = cpus.as_ref().map_or("all".to_owned(), ToString::to_string);
+            tracing::info!(pool = name, slots, policy = policy.name(), cpus, "pool of slots");
+        }
+    }
 }
 
 fn engine_config(settings: &Settings) -> EngineConfig {

@@ -87,7 +87,7 @@ impl Device {
             && !cpus.is_within(may)
         {
             // The system is content with one that is there, and slots were counted for all.
-            return Err(pin(cpus, io::ErrorKind::InvalidInput.into()));
+            return Err(pin(cpus, io::Error::other("not all of them are there")));
         }
         let (shared, cpus) = (self.shared.clone(), pool.cpus.clone());
         let (pinned, wait) = mpsc::sync_channel(1);

@@ -121,11 +121,11 @@ fn parse_by(
     fail(located.collect())
 }
 
-/// Complains about paths that are not there.
+/// Complains about paths and CPUs that are not there.
 pub(super) fn check_paths(settings: &Settings, text: &str, origin: &Path) -> Result<(), SettingsError> {
     let tree = DeTable::parse(text).map(toml::Spanned::into_inner).unwrap_or_default();
     let mut diagnostics = Vec::new();
-    let mut complain = |key, index, message| {
+    let mut complain = |key: &str, index, message| {
         let span = span_of_element(&tree, key, index);
         diagnostics.push(Diagnostic::at(origin, text, span, message));
     };
@@ -144,6 +144,9 @@ pub(super) fn check_paths(settings: &Settings, text: &str, origin: &Path) -> Res
         if let Some(Err(error)) = listen.tls.as_ref().map(|files| Tls::load(files, true)) {
             complain("listen", index, format!("listen: {error}"));
         }
+    }
+    for (key, message) in pools::missing_cpus(settings) {
+        complain(&key, 0, message);
     }
     if diagnostics.is_empty() { Ok(()) } else { Err(SettingsError { diagnostics }) }
 }

@@ -141,6 +141,20 @@ pub(super) fn broken_rules(settings: &Settings, mut broken: impl FnMut(String, S
     }
 }
 
+/// CPUs that this process may not use, each with the key that names them.
+pub(super) fn missing_cpus(settings: &Settings) -> Vec<(String, String)> {
+    let Some(may) = CpuSet::of_this_thread() else { return Vec::new() };
+    let pools = settings.engine.pools.iter();
+    let sets = pools.filter_map(|(name, pool)| Some((name, &pool.cpus.as_ref()?.0)));
+    let missing = sets.filter(|(_, cpus)| !cpus.is_within(&may));
+    let told = missing.map(|(name, cpus)| {
+        let key = format!("engine.pools.{name}.cpus");
+        let text = format!("{key}: `{cpus}` are not all there; this process may use {may}");
+        (key, text)
+    });
+    told.collect()
+}
+
 /// Leases whose pool is not there.
 pub(super) fn broken_leases(settings: &Settings, mut broken: impl FnMut(String, String)) {
     let pools = &settings.engine.pools;
@@ -197,6 +211,17 @@ mod tests {
         assert_eq!(many.pools()[0].slots, 1);
         let tuned = parsed("engine.slots = 2\nengine.pools.default.policy = \"throughput\"\n").unwrap();
         assert_eq!((tuned.pools().len(), tuned.pools()[0].policy), (1, PoolPolicy::Throughput));
+    }
+
+    #[test]
+    fn cpus_that_are_not_there_are_found_by_a_check() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("d.toml");
+        std::fs::write(&file, format!("[engine.pools.far]\ncpus = \"{}\"\n", CpuSet::LAST)).unwrap();
+        let error = Settings::check(&file).unwrap_err().to_string();
+        let place = format!("{}:2:8: engine.pools.far.cpus: `1023` are not all there", file.display());
+        assert!(error.starts_with(&place), "{error}");
+        assert!(Settings::load(&file).is_ok(), "another machine may have it");
     }
 
     #[test]

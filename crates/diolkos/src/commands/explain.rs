@@ -280,7 +280,7 @@ fn shown(report: &Report) -> String {
         let at_once = jobs - waited_for_slots - waited_for_own_limit;
         let _ = writeln!(
             out,
-            "  {at_once} began at once; {waited_for_slots} waited for a slot of the device, {waited_for_own_limit} for your tenant's own limit\n  \
+            "  {at_once} began at once; {waited_for_slots} waited for a slot, {waited_for_own_limit} for your tenant's own limit\n  \
              waiting took {} on average, behind {:.1} others of your tenant",
             ns(summary.mean_queue_ns),
             summary.mean_ahead,

@@ -28,7 +28,7 @@ const SECONDS: f64 = 60.0;
 #[command(after_help = "\
 Examples:
   diolkos sim load.toml                          with the defaults
-  diolkos sim load.toml --config diolkos.toml    with the slots, floors and tenants of these settings
+  diolkos sim load.toml --config diolkos.toml    with the slots, pools, floors and tenants of these settings
   diolkos sim load.toml --fifo                   and what first come, first served would do
 
 A trace is TOML; docs/scheduling.md lists what can stand there:
@@ -230,9 +230,9 @@ fn shown(report: &Report, trace: &Path, paint: Paint) -> Result<Vec<u8>, Failure
     let mut out = Vec::new();
     let Report { seed, seconds, slots, outcomes } = report;
     writeln!(out, "{}: {seconds} s, slots: {slots}, seed: {seed}", trace.display())?;
-    let pools =
-        outcomes.iter().flat_map(|outcome| &outcome.senders).any(|row| row.pool != PoolConfig::DEFAULT);
     for Outcome { policy, used, fairness, senders } in outcomes {
+        // First come, first served is one queue for all.
+        let pools = *policy != "fifo" && senders.iter().any(|row| row.pool != PoolConfig::DEFAULT);
         let policy =
             if *policy == "fifo" { "first come, first served" } else { "classes, shares and batching" };
         writeln!(out, "\n{policy}: {:.1} % of the device used", used * 100.0)?;

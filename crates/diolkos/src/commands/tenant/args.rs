@@ -165,7 +165,7 @@ pub struct LeaseOptions {
     /// Which device [default: every device that no other lease of the tenant names]
     #[arg(long, value_name = "DEVICE")]
     pub resource: Option<String>,
-    /// Which pool of its slots [default: default]
+    /// Which pool of its slots, of engine.pools in the daemon's settings [default: default]
     #[arg(long, value_name = "POOL")]
     pub pool: Option<String>,
     /// Its part of the device time beside other tenants of the class: twice the weight, twice the time [default: 1]

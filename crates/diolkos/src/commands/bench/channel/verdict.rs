@@ -36,6 +36,10 @@ pub(super) fn judge(results: &Results) -> Vec<Judged> {
         judge("empty call, blocking, to an eventfd ping-pong", AtMost(1.3), "", &|round| {
             Some(p50(round, Case::Empty(Way::Blocking))? / p50(round, Case::PingEvent)?)
         }),
+        // Where the kernel puts both ends of the one on one core, it is a switch and no wake-up, and the other tells more.
+        judge("empty call, blocking, to a futex ping-pong", AtMost(1.3), "", &|round| {
+            Some(p50(round, Case::Empty(Way::Blocking))? / p50(round, Case::PingFutex)?)
+        }),
         judge("empty call, adaptive", AtMost(3.0), " µs", &|round| {
             Some(p50(round, Case::Empty(Way::Adaptive))? / 1000.0)
         }),
