@@ -22,6 +22,8 @@ pub enum Waited {
     Nothing,
     /// All slots that its pool may use were taken.
     Slots,
+    /// And some of its pool's own were lent to another one.
+    Lent,
     /// Its tenant had as many jobs running as it may (`concurrency_max`).
     OwnLimit,
 }

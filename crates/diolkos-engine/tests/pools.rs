@@ -14,7 +14,7 @@ use diolkos_backend::{Buffer, Tensor};
 use diolkos_engine::store::{NoRehearsal, Store, StoreConfig};
 use diolkos_engine::{
     CpuSet, DeviceConfig, Engine, EngineConfig, Lease, NamedTensor, Offer, Policy, PoolConfig, PoolPolicy,
-    PoolSnapshot, Reply, Request, Session, StartError,
+    PoolSnapshot, Reply, Request, Session, StartError, Waited,
 };
 use diolkos_types::{DataType, HandleId, Shape, TenantId};
 
@@ -101,9 +101,12 @@ fn an_idle_slot_is_lent_and_comes_back_before_others_who_wait() {
     let first = send(&owner, "first");
     assert_eq!((of_pool(&engine, "default").waiting, of_pool(&engine, "busy").waiting), (1, 1));
     lent.open();
-    for reply in [on_lent, first, second] {
-        assert!(reply.recv().unwrap().result.is_ok());
-    }
+    let waited = [on_lent, first, second].map(|reply| {
+        let reply = reply.recv().unwrap();
+        assert!(reply.result.is_ok());
+        reply.scheduled.unwrap().waited_for
+    });
+    assert_eq!(waited, [Waited::Nothing, Waited::Lent, Waited::Slots]);
     assert_eq!(*order.lock().unwrap(), ["first", "second"]);
     own.open();
     assert!(on_own.recv().unwrap().result.is_ok());

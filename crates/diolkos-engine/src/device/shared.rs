@@ -311,8 +311,11 @@ impl State {
         }
         self.plan = plan;
         if let Some(mut job) = arrived {
-            let full = self.pools.of(pool).is_full();
-            job.waits(if full { Waited::Slots } else { Waited::OwnLimit });
+            job.waits(match (self.pools.of(pool).is_full(), self.pools.lent(pool)) {
+                (false, _) => Waited::OwnLimit,
+                (true, 0) => Waited::Slots,
+                (true, _) => Waited::Lent,
+            });
             self.waiting.insert(job.id(), job);
         }
     }

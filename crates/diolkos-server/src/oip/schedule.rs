@@ -38,6 +38,7 @@ pub(crate) const fn waited_name(waited: Waited) -> &'static str {
     match waited {
         Waited::Nothing => "nothing",
         Waited::Slots => "slots",
+        Waited::Lent => "lent",
         Waited::OwnLimit => "concurrency_max",
     }
 }

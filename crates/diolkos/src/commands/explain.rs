@@ -101,6 +101,8 @@ struct Summary {
     failures: Vec<(String, usize)>,
     /// Jobs that had to wait: for a slot, and for their tenant's own limit.
     waited_for_slots: usize,
+    /// Of these, those that came while a slot of their pool was lent.
+    waited_for_lent: usize,
     waited_for_own_limit: usize,
     mean_ahead: f64,
     mean_queue_ns: u64,
@@ -158,6 +160,7 @@ fn ns(nanoseconds: u64) -> String {
 fn reason(waited_for: &str) -> &'static str {
     match waited_for {
         "slots" => "all slots of its pool were taken",
+        "lent" => "all slots of its pool were taken, some of them lent to another pool",
         "concurrency_max" => "your tenant had as many jobs running as it may (`concurrency_max`)",
         _ => "nothing was in its way",
     }
@@ -243,7 +246,8 @@ fn summary(model: &str, jobs: &[&Job]) -> Summary {
         jobs: jobs.len(),
         failed: count(&|job| job.failed.is_some()),
         failures,
-        waited_for_slots: count(&|job| job.waited_for == "slots"),
+        waited_for_slots: count(&|job| matches!(job.waited_for.as_str(), "slots" | "lent")),
+        waited_for_lent: count(&|job| job.waited_for == "lent"),
         waited_for_own_limit: count(&|job| job.waited_for == "concurrency_max"),
         mean_ahead: mean(jobs, |job| job.ahead),
         mean_queue_ns: mean(jobs, |job| job.queue_ns) as u64,
@@ -273,6 +277,10 @@ fn shown(report: &Report) -> String {
     }
     for summary in &report.models {
         let Summary { model, jobs, failed, failures, waited_for_slots, waited_for_own_limit, .. } = summary;
+        let lent = match summary.waited_for_lent {
+            0 => String::new(),
+            lent => format!(" ({lent} while one was lent to another pool)"),
+        };
         let _ = writeln!(out, "\nthe last {jobs} jobs of `{model}`: {failed} failed");
         for (code, count) in failures {
             let _ = writeln!(out, "  {count} times {code}");
@@ -280,7 +288,7 @@ fn shown(report: &Report) -> String {
         let at_once = jobs - waited_for_slots - waited_for_own_limit;
         let _ = writeln!(
             out,
-            "  {at_once} began at once; {waited_for_slots} waited for a slot, {waited_for_own_limit} for your tenant's own limit\n  \
+            "  {at_once} began at once; {waited_for_slots} waited for a slot{lent}, {waited_for_own_limit} for your tenant's own limit\n  \
              waiting took {} on average, behind {:.1} others of your tenant",
             ns(summary.mean_queue_ns),
             summary.mean_ahead,
