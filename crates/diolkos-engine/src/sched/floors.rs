@@ -65,6 +65,19 @@ impl Floors {
         }
     }
 
+    /// A class was served for so much less than was said when it began.
+    pub fn took_less(&mut self, served: Class, time: Nanos, due: bool, waits: impl Fn(Class) -> bool) {
+        for class in CLASSES {
+            let aside = &mut self.aside[class as usize];
+            if class == served {
+                // What it had for nothing is not given back.
+                *aside = aside.saturating_add(if due { thousandths(time, 1000) } else { 0 });
+            } else if waits(class) {
+                *aside = aside.saturating_sub(thousandths(time, self.shares.of(class)));
+            }
+        }
+    }
+
     /// After how much time of the others so much would be set aside for a class; `None`: never.
     #[must_use]
     pub fn wait_for(&self, class: Class, cost: Nanos) -> Option<Nanos> {

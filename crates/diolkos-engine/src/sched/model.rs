@@ -271,8 +271,17 @@ impl Model {
             self.since.retain(|&(other, _), _| other != class);
         }
         self.hold_or_let_go(tenant);
-        if took > cost {
+        if took >= cost {
             self.served(class, took - cost, due);
+            return;
+        }
+        for other in CLASSES {
+            let less = (cost - took) as i64;
+            if other == class && due {
+                self.aside[other as usize] += less * 1000;
+            } else if other != class && self.next_of(other).is_some() {
+                self.aside[other as usize] -= less * self.floor(other) as i64;
+            }
         }
     }
 

@@ -408,8 +408,11 @@ impl Scheduler {
             self.line_up(tenant);
         }
         self.tenants.forget_idle(tenant);
-        if took > cost {
+        if took >= cost {
             self.serve(class, took - cost, due);
+        } else {
+            let classes = &self.classes;
+            self.floors.took_less(class, cost - took, due, |class| classes[class as usize].has_line());
         }
     }
 

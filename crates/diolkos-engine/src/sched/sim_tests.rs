@@ -346,3 +346,94 @@ fn break_nothing(configs: &[SchedConfig], jobs: u64, seed: u64) {
         assert_eq!(scheduler.crowds.jobs(), 0, "seed {seed}");
     }
 }
+
+/// Random loads on random devices, each looked at when it has been going on for a random time: nobody who always has work is ahead of
+/// another by more than a job for each slot, whatever is predicted, cancelled, or stuck.
+#[test]
+fn nobody_is_ahead_of_another_by_more_than_a_job() {
+    let jobs: u64 = std::env::var("DIOLKOS_SIM_JOBS").map_or(200_000, |text| text.parse().unwrap());
+    let seed: u64 = std::env::var("DIOLKOS_SIM_SEED").map_or(1, |text| text.parse().unwrap());
+    let mut random = Random::new(seed);
+    let (mut done, mut run) = (0, 0);
+    while done < jobs {
+        run += 1;
+        let slots = 1 + random.below(3);
+        let sender = |tenant: u64, random: &mut Random| {
+            let takes = MS / 10 + random.below(5 * MS);
+            Sender {
+                tenant: TenantKey(tenant),
+                takes: Takes::About(takes, random.below(60)),
+                predicted: match random.below(3) {
+                    0 => Predicted::Always(MS, 90),
+                    1 => Predicted::Always(takes, 10),
+                    _ => Predicted::Learned,
+                },
+                cancelled: [0, 100, 300][random.below(3) as usize],
+                ..batch(takes, 1 + random.below(4) as u32, (4 + 4 * slots + random.below(40)) as usize)
+            }
+        };
+        let senders: Vec<Sender> =
+            (0..2 + random.below(5)).map(|tenant| sender(tenant, &mut random)).collect();
+        let until = SECOND + random.below(30 * SECOND);
+        let stuck: Vec<Stuck> = (0..random.below(3))
+            .map(|_| Stuck { at: random.below(until), lasts: random.below(100 * MS) })
+            .collect();
+        let served = simulate(&[config(slots as usize)], &senders, &stuck, until, seed.wrapping_add(run));
+        // What one may have at once: a job on each slot, as long as it can be, with the time that slots are stuck.
+        let hangs: Nanos = stuck.iter().map(|stuck| stuck.lasts).sum();
+        let by_weight = |of: &Served, sender: &Sender| of.device as f64 / f64::from(sender.share.weight);
+        let at_once = |sender: &Sender| {
+            let longest = sender.takes.mean() * 8 / 5 + MS / 10;
+            (longest * slots + hangs) as f64 / f64::from(sender.share.weight)
+        };
+        for (one, of_one) in senders.iter().zip(&served) {
+            for (other, of_other) in senders.iter().zip(&served) {
+                let ahead = by_weight(of_one, one) - by_weight(of_other, other);
+                // What ran before the other came is nobody's, and what runs of the other is counted only when it ends.
+                let allowed = 2.0 * (at_once(one) + at_once(other));
+                assert!(
+                    ahead <= allowed,
+                    "seed {seed}, run {run}: {ahead} ns ahead, {allowed} at most: {one:?} and {other:?}"
+                );
+            }
+        }
+        done += served.iter().map(|served| served.came).sum::<u64>();
+    }
+}
+
+/// The same for classes: one that always has work has its floor, but for a job.
+#[test]
+fn no_class_starves_below_its_floor() {
+    let jobs: u64 = std::env::var("DIOLKOS_SIM_JOBS").map_or(200_000, |text| text.parse().unwrap());
+    let seed: u64 = std::env::var("DIOLKOS_SIM_SEED").map_or(1, |text| text.parse().unwrap());
+    let mut random = Random::new(seed);
+    let (mut done, mut run) = (0, 0);
+    while done < jobs {
+        run += 1;
+        let slots = 1 + random.below(3);
+        let sender = |tenant: u64, class: Class, random: &mut Random| {
+            let takes = MS / 10 + random.below(5 * MS);
+            let predicted = if random.below(2) == 0 { Predicted::Always(MS, 90) } else { Predicted::Learned };
+            let outstanding = 4 * slots as usize + random.below(40) as usize;
+            Sender { tenant: TenantKey(tenant), class, predicted, ..batch(takes, 1, outstanding) }
+        };
+        let senders = [
+            sender(0, Class::Interactive, &mut random),
+            sender(1, Class::Standard, &mut random),
+            sender(2, Class::Batch, &mut random),
+        ];
+        let until = 20 * SECOND + random.below(20 * SECOND);
+        let served = simulate(&[config(slots as usize)], &senders, &[], until, seed.wrapping_add(run));
+        let total: Nanos = served.iter().map(|served| served.device).sum();
+        for (index, floor) in [(1, 0.1), (2, 0.05)] {
+            // So much of what the others are served.
+            let (own, others) = (served[index].device as f64, (total - served[index].device) as f64);
+            let job = (senders[index].takes.mean() * (slots + 1)) as f64;
+            assert!(
+                own + job >= others * floor * 0.98,
+                "seed {seed}, run {run}: {own} of {others}: {senders:?}"
+            );
+        }
+        done += served.iter().map(|served| served.came).sum::<u64>();
+    }
+}
