@@ -41,6 +41,13 @@ pub fn config(files: &TlsFiles) -> io::Result<ClientConfig> {
     builder.with_client_auth_cert(chain, key).map_err(io::Error::other)
 }
 
+/// The name that the certificate of a daemon at `HOST:PORT` has to have.
+pub fn server_name(authority: &str) -> io::Result<ServerName<'static>> {
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    ServerName::try_from(host).map_err(io::Error::other)
+}
+
 /// Those of a file, or those that this system trusts.
 fn roots(ca: Option<&Path>) -> io::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
@@ -143,9 +150,7 @@ impl TlsSocket {
         files: &TlsFiles,
         until: Option<Instant>,
     ) -> io::Result<TlsSocket> {
-        let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let name = ServerName::try_from(host).map_err(io::Error::other)?;
+        let name = server_name(authority)?;
         let mut session = ClientConnection::new(Arc::new(config(files)?), name).map_err(io::Error::other)?;
         while session.is_handshaking() {
             session.complete_io(&mut Until { tcp: &tcp, until })?;

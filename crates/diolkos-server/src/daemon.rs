@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diolkos_backend::{Backend, LoadOptions, Operation};
-use diolkos_engine::sched::FloorShares;
 use diolkos_engine::store::{Rehearser, Store, StoreConfig, StoreError};
 use diolkos_engine::{DeviceConfig, Engine, EngineConfig, PoolSnapshot, StartError, Strangers};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -321,10 +320,7 @@ fn engine_config(settings: &Settings) -> EngineConfig {
         strangers: Strangers::Refused,
         batching: settings.engine.batching,
         devices: vec![DeviceConfig {
-            floors: FloorShares {
-                standard: settings.engine.standard_floor * 10,
-                batch: settings.engine.batch_floor * 10,
-            },
+            floors: settings.floors(),
             pools: settings.pools(),
             ..DeviceConfig::cpu(1)
         }],

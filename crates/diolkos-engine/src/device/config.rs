@@ -2,7 +2,8 @@
 //! How to make a device, and what one is like at a moment.
 
 use crate::cpus::CpuSet;
-use crate::sched::{FloorShares, PoolPolicy};
+use crate::limits;
+use crate::sched::{FloorShares, PoolPolicy, SchedConfig};
 
 /// How to make a device.
 #[derive(Clone, Debug)]
@@ -38,6 +39,19 @@ impl PoolConfig {
     pub fn fair(slots: usize) -> PoolConfig {
         let name = PoolConfig::DEFAULT.into();
         PoolConfig { name, slots, policy: PoolPolicy::Fair, lends: false, cpus: None }
+    }
+
+    /// How to make its scheduler.
+    #[must_use]
+    pub fn scheduler(&self, floors: FloorShares) -> SchedConfig {
+        SchedConfig {
+            slots: self.slots,
+            queue_max: limits::DEVICE_QUEUE_MAX,
+            tenant_queue_max: limits::TENANT_QUEUE_MAX,
+            floors,
+            policy: self.policy,
+            lends: self.lends,
+        }
     }
 
     /// Name of the pool that leases have which name none.

@@ -46,10 +46,6 @@ impl Here {
         if self.short {
             return run_guarded(&self.shared, Run::of_one(job), Thread::Other);
         }
-        if self.shared.pools[self.slot].pinned {
-            // What else is ready there belongs on other CPUs.
-            return run_guarded(&self.shared, Run::of_one(job), Thread::Other);
-        }
         let mut next = Some(Run::of_one(job));
         while let Some(run) = next {
             run_guarded(&self.shared, run, Thread::OfPool(self.slot));

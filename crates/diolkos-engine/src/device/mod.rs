@@ -28,7 +28,6 @@ use crate::cpus::CpuSet;
 use crate::engine::StartError;
 use crate::explain::{Explained, Standing};
 use crate::job::{Job, panic_text};
-use crate::limits;
 use crate::sched::{Arrival, Event, Pools, SchedConfig, Scheduler, TenantKey};
 use crate::timer::Alarm;
 
@@ -40,20 +39,9 @@ pub(crate) struct Device {
 
 impl Device {
     pub(crate) fn start(config: &DeviceConfig, alarm: Alarm) -> Result<Device, StartError> {
-        let sched = |pool: &PoolConfig| SchedConfig {
-            slots: pool.slots,
-            queue_max: limits::DEVICE_QUEUE_MAX,
-            tenant_queue_max: limits::TENANT_QUEUE_MAX,
-            floors: config.floors,
-            policy: pool.policy,
-            lends: pool.lends,
-        };
-        let schedulers: Vec<SchedConfig> = config.pools.iter().map(sched).collect();
-        let pool = |config: &PoolConfig| Pool {
-            config: config.clone(),
-            work: Condvar::new(),
-            pinned: config.cpus.is_some(),
-        };
+        let schedulers: Vec<SchedConfig> =
+            config.pools.iter().map(|pool| pool.scheduler(config.floors)).collect();
+        let pool = |config: &PoolConfig| Pool { config: config.clone(), work: Condvar::new() };
         let shared = Arc::new(Shared {
             name: config.name.clone(),
             pools: config.pools.iter().map(pool).collect(),
@@ -132,7 +120,7 @@ impl Device {
             cost: job.predicted(),
             batch: job.batching(),
             // Long runs belong on the CPUs of a pool.
-            run_here: short || (offer == Offer::Any && !self.shared.pools[pool].pinned),
+            run_here: short || (offer == Offer::Any && !self.shared.pools[pool].is_pinned()),
             share: admitted.share,
         };
         let queued = job.queued();
@@ -142,7 +130,7 @@ impl Device {
         let here = self.shared.step(state, queued, pool, Event::Arrive(arrival), Some(job), Thread::Other);
         let here = here.map(|(job, slot)| Here { shared: self.shared.clone(), job: Some(job), slot, short });
         // One that is dropped goes to the threads of its slot, on whose CPUs long runs belong.
-        here.filter(|here| short || !self.shared.pools[here.slot].pinned)
+        here.filter(|here| short || !self.shared.pools[here.slot].is_pinned())
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -189,7 +177,7 @@ impl Device {
                 policy: pool.config.policy,
                 cpus: pool.config.cpus.clone(),
                 slots: pool.config.slots,
-                lent: state.pools.lent(index),
+                lent: scheduler.lent(),
                 running: scheduler.running(),
                 waiting: scheduler.waiting(),
                 loans: totals.loans,

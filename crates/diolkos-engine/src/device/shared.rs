@@ -30,8 +30,13 @@ pub(super) struct Pool {
     pub(super) config: PoolConfig,
     /// Something is ready for its threads.
     pub(super) work: Condvar,
+}
+
+impl Pool {
     /// Its threads run on CPUs of their own.
-    pub(super) pinned: bool,
+    pub(super) fn is_pinned(&self) -> bool {
+        self.config.cpus.is_some()
+    }
 }
 
 pub(super) struct State {
@@ -311,7 +316,7 @@ impl State {
         }
         self.plan = plan;
         if let Some(mut job) = arrived {
-            job.waits(match (self.pools.of(pool).is_full(), self.pools.lent(pool)) {
+            job.waits(match (self.pools.of(pool).is_full(), self.pools.of(pool).lent()) {
                 (false, _) => Waited::OwnLimit,
                 (true, 0) => Waited::Slots,
                 (true, _) => Waited::Lent,

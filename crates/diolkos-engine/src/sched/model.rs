@@ -170,6 +170,11 @@ impl Model {
         self.running.iter().filter(|(_, running)| running.slot).count()
     }
 
+    /// Device time that a tenant may be ahead.
+    fn slice(&self) -> Nanos {
+        if self.config.policy == PoolPolicy::Throughput { policy::SLICE } else { 0 }
+    }
+
     fn virtual_time(&self, tenant: TenantKey, cost: Nanos) -> Virtual {
         at_weight(cost, self.weight(tenant))
     }
@@ -236,8 +241,7 @@ impl Model {
         let next = start + self.virtual_time(tenant, cost);
         self.start.insert((class, tenant), next);
         self.latest[class as usize] = self.latest[class as usize].max(next);
-        let slice = if self.config.policy == PoolPolicy::Throughput { policy::SLICE } else { 0 };
-        let least = start.saturating_sub(self.virtual_time(tenant, slice));
+        let least = start.saturating_sub(self.virtual_time(tenant, self.slice()));
         self.started[class as usize] = self.started[class as usize].max(least);
         let passed = self.now[class as usize] + self.passes(class, tenant, self.weight(tenant), cost);
         self.now[class as usize] = passed.max(least);
@@ -533,8 +537,8 @@ impl Model {
             } else if self.held.remove(&(class, tenant))
                 && let Some(cost) = first
             {
-                let slice = if self.config.policy == PoolPolicy::Throughput { policy::SLICE } else { 0 };
-                let least = self.now[class as usize].saturating_sub(self.virtual_time(tenant, cost + slice));
+                let one = self.virtual_time(tenant, cost + self.slice());
+                let least = self.now[class as usize].saturating_sub(one);
                 self.begin_at(class, tenant, least);
                 let start = self.start_of(class, tenant);
                 self.latest[class as usize] = self.latest[class as usize].max(start);

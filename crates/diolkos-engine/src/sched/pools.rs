@@ -90,12 +90,6 @@ impl Pools {
         self.pools.iter().map(|pool| &pool.scheduler)
     }
 
-    /// Slots of a pool that others have now.
-    #[must_use]
-    pub fn lent(&self, pool: usize) -> usize {
-        self.loans.values().filter(|&&lender| lender == pool).count()
-    }
-
     /// Jobs that wait in any pool.
     #[must_use]
     pub fn waiting(&self) -> usize {

@@ -141,7 +141,7 @@ proptest! {
                     prop_assert!(runs.len() <= config.slots, "{runs:?} on the slots of {owner}");
                     let own = |head: &&JobId| seen.pool[*head] == owner;
                     prop_assert!(config.lends || runs.iter().filter(own).count() == runs.len());
-                    prop_assert_eq!(pools.lent(owner), runs.len() - runs.iter().filter(own).count());
+                    prop_assert_eq!(pools.of(owner).lent(), runs.len() - runs.iter().filter(own).count());
                     // What began on a slot while its owner wanted one is the owner's.
                     let begun = plan.iter().find(|planned| planned.slot == owner && matches!(planned.action, Action::Start(_) | Action::RunHere(_)));
                     if let Some(Planned { action: Action::Start(head) | Action::RunHere(head), .. }) = begun {
@@ -219,7 +219,7 @@ fn an_idle_slot_is_lent_for_one_run() {
     assert_eq!(step(0, Event::Finish(JobId(4), 1000)), [(Action::Start(JobId(3)), 0)]);
     assert_eq!(step(1, Event::Finish(JobId(1), 1000)), []);
     assert_eq!(step(1, Event::Finish(JobId(3), 1000)), []);
-    assert_eq!(pools.lent(0), 0);
+    assert_eq!(pools.of(0).lent(), 0);
 }
 
 #[test]

@@ -85,6 +85,12 @@ impl Scheduler {
         self.config.slots - self.lent + self.borrowed
     }
 
+    /// Slots of its own that another pool has now.
+    #[must_use]
+    pub fn lent(&self) -> usize {
+        self.lent
+    }
+
     /// Whether all of these are taken.
     #[must_use]
     pub fn is_full(&self) -> bool {

@@ -8,6 +8,12 @@ fn config(slots: usize) -> SchedConfig {
     SchedConfig { slots, queue_max: 100_000, tenant_queue_max: 100_000, ..super::tests::CONFIG }
 }
 
+/// How many jobs are simulated with random faults and loads, and with which seed.
+fn asked() -> (u64, u64) {
+    let number = |name: &str, else_: u64| std::env::var(name).map_or(else_, |text| text.parse().unwrap());
+    (number("DIOLKOS_SIM_JOBS", 200_000), number("DIOLKOS_SIM_SEED", 1))
+}
+
 fn batch(takes: Nanos, weight: u32, outstanding: usize) -> Sender {
     Sender {
         tenant: TenantKey(0),
@@ -215,8 +221,7 @@ fn batch_of_one(weight: u32) -> Sender {
 /// Whatever happens, each job ends once, no slot is left unused, and nothing is kept of those who are gone.
 #[test]
 fn random_faults_break_no_invariant() {
-    let jobs: u64 = std::env::var("DIOLKOS_SIM_JOBS").map_or(200_000, |text| text.parse().unwrap());
-    let seed: u64 = std::env::var("DIOLKOS_SIM_SEED").map_or(1, |text| text.parse().unwrap());
+    let (jobs, seed) = asked();
     let pool = |slots, policy, lends| SchedConfig {
         slots,
         policy,
@@ -341,7 +346,7 @@ fn break_nothing(configs: &[SchedConfig], jobs: u64, seed: u64) {
     }
     for (index, scheduler) in pools.each().enumerate() {
         assert_eq!((scheduler.slots_used(), scheduler.tenants.len()), (0, 0), "seed {seed}");
-        assert_eq!((scheduler.slots(), pools.lent(index)), (configs[index].slots, 0), "seed {seed}");
+        assert_eq!((scheduler.slots(), scheduler.lent()), (configs[index].slots, 0), "seed {seed}");
         assert!(scheduler.classes.iter().all(|class| class.keys() == 0), "seed {seed}");
         assert_eq!(scheduler.crowds.jobs(), 0, "seed {seed}");
     }
@@ -351,8 +356,7 @@ fn break_nothing(configs: &[SchedConfig], jobs: u64, seed: u64) {
 /// another by more than a job for each slot, whatever is predicted, cancelled, or stuck.
 #[test]
 fn nobody_is_ahead_of_another_by_more_than_a_job() {
-    let jobs: u64 = std::env::var("DIOLKOS_SIM_JOBS").map_or(200_000, |text| text.parse().unwrap());
-    let seed: u64 = std::env::var("DIOLKOS_SIM_SEED").map_or(1, |text| text.parse().unwrap());
+    let (jobs, seed) = asked();
     let mut random = Random::new(seed);
     let (mut done, mut run) = (0, 0);
     while done < jobs {
@@ -404,8 +408,7 @@ fn nobody_is_ahead_of_another_by_more_than_a_job() {
 /// The same for classes: one that always has work has its floor, but for a job.
 #[test]
 fn no_class_starves_below_its_floor() {
-    let jobs: u64 = std::env::var("DIOLKOS_SIM_JOBS").map_or(200_000, |text| text.parse().unwrap());
-    let seed: u64 = std::env::var("DIOLKOS_SIM_SEED").map_or(1, |text| text.parse().unwrap());
+    let (jobs, seed) = asked();
     let mut random = Random::new(seed);
     let (mut done, mut run) = (0, 0);
     while done < jobs {

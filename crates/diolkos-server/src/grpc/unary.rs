@@ -71,12 +71,12 @@ async fn infer(request: Request<Body>, limit: usize) -> Result<Response<Body>, S
     let explain = schedule::is_wanted(&parts.headers);
     let reply = infer_one(&session, message, deadline).await;
     let reply = reply.map_err(|failed| error::of_failed(&failed, explain))?;
-    let told = schedule::value(&reply.told);
+    let told = explain.then(|| schedule::value(&reply.told));
     let chunks = encode(reply)?;
     let trailers = HeaderMap::from_iter([(GRPC_STATUS, STATUS_OK)]);
     let mut response = Response::new(Body::new(Chunks::new(chunks).with_trailers(trailers)));
     response.headers_mut().insert(header::CONTENT_TYPE, GRPC);
-    if explain {
+    if let Some(told) = told {
         response.headers_mut().insert(schedule::SCHEDULE, told);
     }
     Ok(response)

@@ -17,6 +17,7 @@ mod units;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use diolkos_engine::FloorShares;
 use diolkos_engine::limits as engine_limits;
 use serde::{Deserialize, Serialize};
 
@@ -297,6 +298,13 @@ impl Settings {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             slots => slots,
         }
+    }
+
+    /// What the less urgent classes get whatever the others want.
+    #[must_use]
+    pub fn floors(&self) -> FloorShares {
+        // Percent here, thousandths there.
+        FloorShares { standard: self.engine.standard_floor * 10, batch: self.engine.batch_floor * 10 }
     }
 
     /// What is wrong with values that the types allow, a sentence each.

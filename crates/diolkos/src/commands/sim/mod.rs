@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use diolkos_engine::sched::sim::{Sender, Served, jain, simulate};
-use diolkos_engine::sched::{CLASSES, Class, FloorShares, Nanos, SchedConfig, TenantKey};
+use diolkos_engine::sched::{CLASSES, Class, Nanos, SchedConfig, TenantKey};
 use diolkos_engine::{PoolConfig, limits};
 use diolkos_server::Settings;
 use serde::Serialize;
@@ -140,17 +140,7 @@ fn report(args: &SimArgs, trace: &Trace, settings: &Settings, senders: &[Named])
     let slots = pools.iter().map(|pool| pool.slots).sum();
     let seed = args.seed.or(trace.seed).unwrap_or(1);
     let seconds = args.seconds.or(trace.seconds).filter(|seconds| *seconds > 0.0).unwrap_or(SECONDS);
-    let of_pool = |pool: &PoolConfig| SchedConfig {
-        slots: pool.slots,
-        policy: pool.policy,
-        lends: pool.lends,
-        queue_max: limits::DEVICE_QUEUE_MAX,
-        tenant_queue_max: limits::TENANT_QUEUE_MAX,
-        floors: FloorShares {
-            standard: settings.engine.standard_floor * 10,
-            batch: settings.engine.batch_floor * 10,
-        },
-    };
+    let of_pool = |pool: &PoolConfig| pool.scheduler(settings.floors());
     let until = (seconds * 1e9) as Nanos;
     let stuck = trace.stuck();
     let batching = |sender: &Sender| sender.batch.filter(|_| settings.engine.batching);
