@@ -32,6 +32,7 @@ Usage: cargo xtask COMMAND
   small-client    the crates that a client pulls in, and the size of a static one
   soak [ARGS]     1,000 connections and 100 hot reloads (tests/clients/soak.py)
   memory [ARGS]   a daemon under a memory limit, flooded (tests/clients/memory.py)
+  vm [ARGS]       tests that need vsock, in a virtual machine (tests/vm/run.py)
   perf-analyzer [ARGS]
                   Triton's perf_analyzer in http, grpc and grpc-over-unix modes
   onnx-nodes [ARGS]
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         "small-client" => finish("small-client", small::step()),
         "soak" => finish("soak", steps::soak(rest)),
         "memory" => finish("memory", steps::memory(rest)),
+        "vm" => finish("vm", steps::virtual_machine(rest)),
         "perf-analyzer" => finish("perf-analyzer", steps::perf_analyzer(rest)),
         "onnx-nodes" => finish("onnx-nodes", steps::onnx_nodes(rest)),
         "fuzz" => finish("fuzz", fuzz::command(rest)),

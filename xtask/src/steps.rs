@@ -78,6 +78,14 @@ pub(crate) fn onnx_nodes(arguments: &[String]) -> Result<Tally, Stop> {
     against_daemon("tests/onnx_nodes/run.py", arguments)
 }
 
+/// Tests that need what this machine's kernel may not have, in a virtual machine. Python's own library is enough for it.
+pub(crate) fn virtual_machine(arguments: &[String]) -> Result<Tally, Stop> {
+    let mut command = Command::new("python3");
+    command.arg("-u").arg(crate::root().join("tests/vm/run.py")).args(arguments);
+    command.current_dir(crate::root()).env("PYTHONDONTWRITEBYTECODE", "1");
+    process::counted(&mut command, tally::own)
+}
+
 /// Lints, wheel, types and tests of the Python package, in a virtual environment of its own.
 pub(crate) fn python_package() -> Result<Tally, Stop> {
     let daemon = daemon()?;

@@ -47,6 +47,7 @@ const STEPS: &[Step] = &[
         true,
         || steps::memory(&[]),
     ),
+    step("vm", "tests that need vsock, in an emulated virtual machine", true, || steps::virtual_machine(&[])),
     step("perf-analyzer", "Triton's perf_analyzer, three modes, two models", true, || {
         steps::perf_analyzer(&[])
     }),

@@ -56,13 +56,10 @@ impl FromStr for Address {
                 _ => Err(AddressError::Empty(text.into(), "host and port")),
             },
             Some(("vsock", rest)) => {
-                let parts = rest.split_once(':').and_then(|(cid, port)| {
-                    let cid = if cid == "host" { vsock::HOST } else { cid.parse().ok()? };
-                    Some(VsockAddr { cid, port: port.parse().ok()? })
-                });
-                parts
-                    .map(Address::Vsock)
-                    .ok_or(AddressError::Empty(text.into(), "context id (or `host`) and port"))
+                // `any` is for those who listen.
+                let at: Option<VsockAddr> = rest.parse().ok().filter(|at: &VsockAddr| at.cid != vsock::ANY);
+                at.map(Address::Vsock)
+                    .ok_or(AddressError::Empty(text.into(), "context id (or `host`, or `local`) and port"))
             }
             _ => Err(AddressError::Unknown(text.into())),
         }
@@ -86,7 +83,7 @@ impl fmt::Display for Address {
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
             Address::Tcp(at) => write!(f, "tcp:{at}"),
             Address::Tls(at) => write!(f, "tls:{at}"),
-            Address::Vsock(VsockAddr { cid, port }) => write!(f, "vsock:{cid}:{port}"),
+            Address::Vsock(at) => write!(f, "vsock:{at}"),
         }
     }
 }
@@ -102,12 +99,21 @@ mod tests {
         let host = Address::Vsock(VsockAddr { cid: 2, port: 5001 });
         assert_eq!("vsock:host:5001".parse(), Ok(host));
         assert_eq!("tls:d.example:443".parse(), Ok(Address::Tls("d.example:443".into())));
-        for text in ["unix:/run/d.sock", "tcp:localhost:8000", "tls:[::1]:8000", "vsock:2:5001"] {
+        for text in
+            ["unix:/run/d.sock", "tcp:localhost:8000", "tls:[::1]:8000", "vsock:host:5001", "vsock:7:1"]
+        {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
         let wrong =
             ["", "unix:", "tcp:", "tcp:x", "tcp::80", "tcp:x:99999", "tls:x", "/run/d.sock", "http://x"];
-        for wrong in wrong.into_iter().chain(["vsock:", "vsock:2", "vsock:2:", "vsock:x:1", "vsock:-1:1"]) {
+        for wrong in wrong.into_iter().chain([
+            "vsock:",
+            "vsock:2",
+            "vsock:2:",
+            "vsock:x:1",
+            "vsock:-1:1",
+            "vsock:any:1",
+        ]) {
             let error = wrong.parse::<Address>().unwrap_err().to_string();
             assert!(error.contains(&format!("`{wrong}`")), "{error}");
         }

@@ -65,6 +65,7 @@ mod stream;
 mod tensor;
 #[cfg(feature = "tls")]
 pub mod tls;
+mod turned_away;
 
 pub use address::{Address, AddressError};
 pub use client::{Client, Health, ModelInfo, ModelStats};

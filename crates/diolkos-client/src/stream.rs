@@ -20,6 +20,7 @@ use crate::memory::Storage;
 use crate::options::TlsFiles;
 #[cfg(feature = "tls")]
 use crate::tls::TlsSocket;
+use crate::turned_away;
 
 /// Bytes that are read at once where more than a header may have come.
 const READ_BYTES: usize = 16 << 10;
@@ -313,10 +314,26 @@ impl Stream {
         Ok(payload)
     }
 
+    /// Reads what it says to its end, which is that of the connection.
+    fn turned_away(&self, receiving: &mut Receiving, begins_at: usize) -> Error {
+        receiving.used = begins_at;
+        loop {
+            let answer = &receiving.buffer[receiving.used..];
+            let is_enough = turned_away::is_whole(answer) || answer.len() >= turned_away::ANSWER_BYTES_MAX;
+            if is_enough || self.more(receiving).is_err() {
+                return turned_away::error(&receiving.buffer[receiving.used..]);
+            }
+        }
+    }
+
     /// Reads one message; `None`: it was a part, and more follow.
     fn next(&self, receiving: &mut Receiving) -> Result<Option<(u64, Answer)>, Error> {
         let head = self.take(receiving, HEADER_BYTES)?;
         let head: &[u8; HEADER_BYTES] = head.try_into().expect("as long as was asked for");
+        if turned_away::is_http(head) {
+            let begins_at = receiving.used - HEADER_BYTES;
+            return Err(self.turned_away(receiving, begins_at));
+        }
         // The daemon is trusted with how much memory its answers take.
         let limits = Limits { payload_bytes_max: u64::MAX, ..Limits::default() };
         let nonsense =

@@ -290,13 +290,17 @@ fn listen_on(settings: &Settings) -> Result<Vec<Listener>, DaemonError> {
     }
     let directory = Directory::new(settings, rustix::process::geteuid().as_raw());
     for listener in &listeners {
-        let is_tcp = matches!(listener.bound(), BoundAddress::Tcp(_));
-        let takes_certificates = listener.tls().is_some_and(|tls| tls.takes_certificates());
-        if is_tcp
-            && listener.tenant().is_none()
-            && !directory.serves_tcp(listener.is_open_to_others(), takes_certificates)
-        {
-            tracing::warn!(address = %listener.bound(), "nobody can be served here: name a tenant's tokens or certificates, a tenant of the \
+        let (serves, known_by) = match listener.bound() {
+            BoundAddress::Unix(_) => continue,
+            BoundAddress::Tcp(_) => {
+                let takes_certificates = listener.tls().is_some_and(|tls| tls.takes_certificates());
+                let serves = directory.serves_tcp(listener.is_open_to_others(), takes_certificates);
+                (serves, "tokens or certificates")
+            }
+            BoundAddress::Vsock(_) => (directory.serves_vsock(), "CIDs"),
+        };
+        if listener.tenant().is_none() && !serves {
+            tracing::warn!(address = %listener.bound(), "nobody can be served here: name a tenant's {known_by}, a tenant of the \
                 address, or `anonymous` in the settings");
         }
     }

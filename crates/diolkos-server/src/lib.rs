@@ -54,7 +54,7 @@ mod trace;
 pub use audit::AuditError;
 pub use daemon::{Builtin, Daemon, DaemonError, Deps};
 pub use identity::{
-    CertificateName, CgroupPattern, NoCertificate, NoCgroup, NoTokenHash, TokenHash, new_token,
+    CertificateName, CgroupPattern, Cid, NoCertificate, NoCgroup, NoCid, NoTokenHash, TokenHash, new_token,
 };
 pub use listen::{Address, BoundAddress};
 pub use metrics::{DOCUMENTED as METRICS, Kind as MetricKind, Metric, resident_bytes};

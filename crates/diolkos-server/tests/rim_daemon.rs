@@ -26,3 +26,5 @@ mod support;
 mod tenants;
 #[path = "rim/tls.rs"]
 mod tls;
+#[path = "rim/vsock.rs"]
+mod vsock;

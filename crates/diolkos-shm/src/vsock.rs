@@ -1,30 +1,70 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From a virtual machine to its host: sockets of the family `AF_VSOCK`, see vsock(7).
+//! Between a virtual machine and its host: sockets of the family `AF_VSOCK`, see vsock(7).
 //!
-//! They carry bytes and no descriptors, so what goes over them is sent and not shared.
+//! They carry bytes and no descriptors, so what goes over them is sent and not shared. The kernel says which machine the other
+//! end is in: its context id (CID).
 
+use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::str::FromStr;
 use std::time::Duration;
 
-use rustix::net::AddressFamily;
+use rustix::io::Errno;
 use rustix::net::addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque};
+use rustix::net::{AddressFamily, SocketAddrAny, SocketFlags, SocketType};
+use rustix::net::{acceptfrom_with, bind, getsockname, socket_with};
 
 use crate::connect;
 
+/// Every machine that may be reached or connects (`VMADDR_CID_ANY`): to listen on.
+pub const ANY: u32 = u32::MAX;
+/// This machine itself, where its kernel has the loopback device (`VMADDR_CID_LOCAL`).
+pub const LOCAL: u32 = 1;
 /// The host, as every virtual machine knows it (`VMADDR_CID_HOST`).
 pub const HOST: u32 = 2;
+/// A free port (`VMADDR_PORT_ANY`): to listen on.
+const PORT_ANY: u32 = u32::MAX;
 
-/// A port of a machine.
+/// A port of a machine, written `CID:PORT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct VsockAddr {
     /// Which machine: its context id.
     pub cid: u32,
-    /// Which port.
+    /// Which port; 0 to listen on = one that is free.
     pub port: u32,
 }
 
+/// Names of CIDs.
+const NAMES: [(&str, u32); 3] = [("any", ANY), ("local", LOCAL), ("host", HOST)];
+
+/// Text that is no `CID:PORT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoVsockAddr;
+
+impl FromStr for VsockAddr {
+    type Err = NoVsockAddr;
+
+    fn from_str(text: &str) -> Result<VsockAddr, NoVsockAddr> {
+        let (cid, port) = text.split_once(':').ok_or(NoVsockAddr)?;
+        let named = NAMES.iter().find(|(name, _)| *name == cid);
+        let cid = named.map_or_else(|| cid.parse(), |(_, cid)| Ok(*cid)).map_err(|_| NoVsockAddr)?;
+        let port = port.parse().ok().filter(|&port| port != PORT_ANY).ok_or(NoVsockAddr)?;
+        Ok(VsockAddr { cid, port })
+    }
+}
+
+impl fmt::Display for VsockAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match NAMES.iter().find(|(_, cid)| *cid == self.cid) {
+            Some((name, _)) => write!(f, "{name}:{}", self.port),
+            None => write!(f, "{}:{}", self.cid, self.port),
+        }
+    }
+}
+
 /// `struct sockaddr_vm` of linux/vm_sockets.h.
+#[derive(Clone, Copy)]
 #[repr(C)]
 struct Raw {
     family: u16,
@@ -49,6 +89,41 @@ unsafe impl SocketAddrArg for VsockAddr {
         };
         f((&raw const raw).cast(), size_of::<Raw>() as SocketAddrLen)
     }
+}
+
+impl TryFrom<SocketAddrAny> for VsockAddr {
+    type Error = Errno;
+
+    fn try_from(any: SocketAddrAny) -> Result<VsockAddr, Errno> {
+        if any.address_family() != AddressFamily::VSOCK || (any.addr_len() as usize) < size_of::<Raw>() {
+            return Err(Errno::AFNOSUPPORT);
+        }
+        // SAFETY: `any` has `addr_len` initialised bytes at `as_ptr`, which are enough, and a `Raw` may be any bytes; the read
+        // asks for no alignment.
+        let raw = unsafe { any.as_ptr().cast::<Raw>().read_unaligned() };
+        Ok(VsockAddr { cid: raw.cid, port: raw.port })
+    }
+}
+
+/// A socket that listens, and does not block.
+pub fn listen(at: VsockAddr, backlog: i32) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::VSOCK, SocketType::STREAM, flags, None)?;
+    let port = if at.port == 0 { PORT_ANY } else { at.port };
+    bind(&socket, &VsockAddr { port, ..at })?;
+    rustix::net::listen(&socket, backlog)?;
+    Ok(socket)
+}
+
+/// Where a socket listens.
+pub fn listens_at(socket: impl AsFd) -> io::Result<VsockAddr> {
+    Ok(getsockname(socket)?.try_into()?)
+}
+
+/// The next connection, which does not block either, and which machine it comes from.
+pub fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, VsockAddr)> {
+    let (socket, peer) = acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+    Ok((socket, peer.ok_or(Errno::AFNOSUPPORT)?.try_into()?))
 }
 
 /// Connects, within `limit` if there is one.
@@ -76,6 +151,37 @@ mod tests {
         expected.extend(address.cid.to_ne_bytes());
         expected.extend([0; 4]);
         assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn addresses_as_they_are_written() {
+        for (text, cid, port) in
+            [("any:0", ANY, 0), ("local:1", LOCAL, 1), ("host:5001", HOST, 5001), ("7:80", 7, 80)]
+        {
+            assert_eq!(text.parse(), Ok(VsockAddr { cid, port }));
+            assert_eq!(std::format!("{}", VsockAddr { cid, port }), text);
+        }
+        assert_eq!("2:5001".parse(), Ok(VsockAddr { cid: HOST, port: 5001 }));
+        for wrong in
+            ["", "5001", ":5001", "host:", "host", "-1:5001", "any:4294967295", "host:5001:1", "everybody:1"]
+        {
+            assert_eq!(wrong.parse::<VsockAddr>(), Err(NoVsockAddr), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_listener_gets_a_port_of_its_own() {
+        let listener = match listen(VsockAddr { cid: ANY, port: 0 }, 1) {
+            Ok(listener) => listener,
+            // A kernel without the family.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::AFNOSUPPORT) => return,
+            Err(error) => panic!("{error}"),
+        };
+        let at = listens_at(&listener).unwrap();
+        assert!(at.cid == ANY && at.port != 0 && at.port != PORT_ANY, "{at}");
+        assert_eq!(accept(&listener).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let (unix, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(listens_at(&unix).is_err(), "another family");
     }
 
     #[test]

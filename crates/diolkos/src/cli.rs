@@ -83,7 +83,7 @@ pub enum Command {
 /// Which daemon.
 #[derive(Clone, Debug, Args)]
 pub struct DaemonArgs {
-    /// The daemon: unix:PATH, tcp:HOST:PORT or tls:HOST:PORT [default: $DIOLKOS_ENDPOINT, else the default socket]
+    /// The daemon: unix:PATH, tcp:HOST:PORT, tls:HOST:PORT or vsock:CID:PORT [default: $DIOLKOS_ENDPOINT, else the default socket]
     #[arg(long, short, value_name = "ADDRESS")]
     pub address: Option<Address>,
 }
@@ -110,7 +110,7 @@ pub struct ServeArgs {
     /// Settings, in TOML (docs/settings.md lists them)
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where to listen: unix:PATH, or tcp:HOST:PORT on loopback. May be repeated; replaces the settings'
+    /// Where to listen: unix:PATH, tcp:HOST:PORT on loopback, or vsock:any:PORT. May be repeated; replaces the settings'
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Vec<String>,
     /// Stop when standard input ends, so that a daemon never outlives whoever started it

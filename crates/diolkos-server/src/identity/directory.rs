@@ -74,6 +74,7 @@ pub(crate) struct Directory {
     /// Those that name more levels come first.
     cgroups: Vec<(CgroupPattern, TenantId)>,
     uids: HashMap<u32, TenantId>,
+    cids: HashMap<u32, TenantId>,
     tokens: HashMap<TokenHash, TenantId>,
     certificates: HashMap<CertificateName, TenantId>,
     /// Whom a tenant may speak for.
@@ -88,6 +89,7 @@ impl Directory {
             rights: HashMap::new(),
             cgroups: Vec::new(),
             uids: HashMap::new(),
+            cids: HashMap::new(),
             tokens: HashMap::new(),
             certificates: HashMap::new(),
             acts_for: HashMap::new(),
@@ -112,6 +114,7 @@ impl Directory {
                 directory.acts_for.insert(id.clone(), patterns);
             }
             directory.uids.extend(tenant.uids.iter().map(|&uid| (uid, id.clone())));
+            directory.cids.extend(tenant.cids.iter().map(|&cid| (cid.get(), id.clone())));
             directory.tokens.extend(tenant.tokens.iter().map(|&token| (token, id.clone())));
             directory.certificates.extend(tenant.certificates.iter().map(|name| (name.clone(), id.clone())));
             directory.cgroups.extend(tenant.cgroups.iter().map(|cgroup| (cgroup.clone(), id.clone())));
@@ -124,10 +127,12 @@ impl Directory {
         !self.cgroups.is_empty()
     }
 
-    /// Whether a token of this peer would count: not on unix sockets, where the transport says who is there, and not on
+    /// Whether a token of this peer would count: not where the transport says who is there (a unix socket, vsock), and not on
     /// an address that is one tenant's own.
     pub(crate) fn takes_tokens(&self, peer: &Peer) -> bool {
-        peer.transport != Transport::Unix && peer.of_listener.is_none() && !self.tokens.is_empty()
+        matches!(peer.transport, Transport::Tcp | Transport::Tls)
+            && peer.of_listener.is_none()
+            && !self.tokens.is_empty()
     }
 
     pub(crate) fn knows_uids(&self) -> bool {
@@ -152,7 +157,8 @@ impl Directory {
         };
         let by_cgroup = peer.cgroup.as_deref().and_then(in_cgroup).map(|(_, tenant)| tenant);
         let by_uid = || peer.uid.and_then(|uid| self.uids.get(&uid));
-        match by_certificate.or(by_cgroup).or_else(by_uid).or(self.anonymous.as_ref()) {
+        let by_cid = || peer.cid.and_then(|cid| self.cids.get(&cid));
+        match by_certificate.or(by_cgroup).or_else(by_uid).or_else(by_cid).or(self.anonymous.as_ref()) {
             Some(tenant) => Claim::Tenant(tenant.clone()),
             None if self.takes_tokens(peer) => Claim::Token,
             None => Claim::Nobody,
@@ -182,6 +188,11 @@ impl Directory {
     /// What a tenant may; nothing if it is not in the settings any more.
     pub(crate) fn rights(&self, tenant: &TenantId) -> Rights {
         self.rights.get(tenant).copied().unwrap_or(Rights::NONE)
+    }
+
+    /// Whether anybody could be served who comes from a virtual machine.
+    pub(crate) fn serves_vsock(&self) -> bool {
+        self.anonymous.is_some() || !self.cids.is_empty()
     }
 
     /// Whether anybody could be served who comes over TCP, from this host or another one, and may show a certificate.
@@ -279,6 +290,21 @@ mod tests {
             Rights { connections_max: 3, bodies_memory_max: 1 << 20, metrics: true, ..Rights::NONE }
         );
         assert_eq!(directory.rights(&TenantId::new("gone")), Rights::NONE);
+    }
+
+    #[test]
+    fn a_machine_is_known_by_its_cid() {
+        let directory = directory(&format!(
+            "[tenants.one]\ncids = [3, 4]\n[tenants.two]\ncids = [5]\nuids = [3]\ntokens = [\"{}\"]\n",
+            TokenHash::of("secret")
+        ));
+        assert_eq!(directory.claim(&Peer::vsock(4)), tenant("one"));
+        assert_eq!(directory.claim(&Peer::vsock(5)), tenant("two"));
+        assert_eq!(directory.claim(&unix(5, None)), Claim::Nobody, "a user is no machine");
+        assert_eq!(directory.claim(&unix(3, None)), tenant("two"));
+        assert_eq!(directory.claim(&Peer::vsock(6)), Claim::Nobody, "and no token would help");
+        assert_eq!(directory.of_token(&Peer::vsock(6), "secret"), None);
+        assert!(directory.serves_vsock() && !self::directory("[tenants.a]\nuids = [3]\n").serves_vsock());
     }
 
     #[test]

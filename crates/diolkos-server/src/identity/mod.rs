@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! unix:  listening path ──> control group ──> user ──────────────> anonymous ──> refused
+//! vsock: listening port ──> machine (CID) ─────────────────────────> anonymous ──> refused
 //! TCP:   listening port ──> token, shown with the request ──> certificate ──> user (within this host) ──> anonymous ──> refused
 //! ```
 //!
@@ -13,6 +14,7 @@
 //! |---|---|
 //! | `directory` | the settings, turned into something to look peers up in |
 //! | `cgroup` | patterns of control groups |
+//! | `cid` | context ids of virtual machines |
 //! | `process` | the control group of a peer |
 //! | `tcp_owner` | the user of a TCP peer |
 //! | `token` | bearer tokens |
@@ -21,6 +23,7 @@
 
 mod certificate;
 mod cgroup;
+mod cid;
 mod directory;
 mod hex;
 mod process;
@@ -30,6 +33,7 @@ mod token;
 pub(crate) use certificate::Certificate;
 pub use certificate::{CertificateName, NoCertificate};
 pub use cgroup::{CgroupPattern, NoCgroup};
+pub use cid::{Cid, NoCid};
 pub(crate) use directory::{Claim, Directory, Rights, tell_engine};
 pub(crate) use token::bearer;
 pub use token::{NoTokenHash, TokenHash, new_token};
@@ -53,5 +57,7 @@ pub(crate) fn ask_kernel(peer: &mut Peer, socket: &Socket, directory: &Directory
                 peer.uid = tcp_owner::owner(client, server).ok().flatten();
             }
         }
+        // Accepting told which machine it is in, and nothing tells more.
+        Socket::Vsock(_) => {}
     }
 }

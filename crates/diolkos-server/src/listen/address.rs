@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use diolkos_shm::vsock::VsockAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
@@ -27,6 +28,8 @@ pub enum Address {
         /// Port.
         port: u16,
     },
+    /// A port for virtual machines (`AF_VSOCK`); 0 = one that is free.
+    Vsock(VsockAddr),
 }
 
 /// Where a listener really listens.
@@ -36,6 +39,8 @@ pub enum BoundAddress {
     Unix(PathBuf),
     /// A TCP address, with the port that the system chose if 0 was asked for.
     Tcp(SocketAddr),
+    /// A port for virtual machines, with the one that the system chose if 0 was asked for.
+    Vsock(VsockAddr),
 }
 
 impl fmt::Display for BoundAddress {
@@ -43,6 +48,7 @@ impl fmt::Display for BoundAddress {
         match self {
             BoundAddress::Unix(path) => write!(f, "unix:{}", path.display()),
             BoundAddress::Tcp(address) => write!(f, "tcp:{address}"),
+            BoundAddress::Vsock(address) => write!(f, "vsock:{address}"),
         }
     }
 }
@@ -50,9 +56,16 @@ impl fmt::Display for BoundAddress {
 /// Why text is no address, or none that may be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
-    /// Neither kind.
-    #[error("`{0}` is no address: write unix:PATH or tcp:HOST:PORT, such as tcp:127.0.0.1:8000")]
+    /// None of the kinds.
+    #[error(
+        "`{0}` is no address: write unix:PATH, vsock:any:PORT or tcp:HOST:PORT, such as tcp:127.0.0.1:8000"
+    )]
     Syntax(String),
+    /// No machine, or no port.
+    #[error(
+        "`{0}` is no address: write vsock:any:PORT, or vsock:local:PORT for this machine alone (0 = any free port)"
+    )]
+    Vsock(String),
     /// No port number.
     #[error("`{0}` has no port: write a number from 0 to 65535 behind the last colon (0 = any free one)")]
     Port(String),
@@ -105,6 +118,9 @@ impl FromStr for Address {
             }
             return Ok(Address::Unix(path.into()));
         }
+        if let Some(at) = text.strip_prefix("vsock:") {
+            return at.parse().map(Address::Vsock).map_err(|_| AddressError::Vsock(excerpt()));
+        }
         let rest = text.strip_prefix("tcp:").ok_or_else(|| AddressError::Syntax(excerpt()))?;
         let (host, port) = rest.rsplit_once(':').ok_or_else(|| AddressError::Port(excerpt()))?;
         let port = port.parse().map_err(|_| AddressError::Port(excerpt()))?;
@@ -125,6 +141,7 @@ impl fmt::Display for Address {
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
             Address::Tcp { host, port } if host.contains(':') => write!(f, "tcp:[{host}]:{port}"),
             Address::Tcp { host, port } => write!(f, "tcp:{host}:{port}"),
+            Address::Vsock(address) => write!(f, "vsock:{address}"),
         }
     }
 }
@@ -150,7 +167,8 @@ impl Address {
             Address::Tcp { host, .. } if host.parse().is_ok_and(|ip: IpAddr| !ip.is_loopback()) => {
                 Err(AddressError::NotLoopback { address: self.to_string(), resolved: String::new() })
             }
-            Address::Tcp { .. } | Address::Unix(_) => Ok(()),
+            // The hypervisor carries what goes over vsock, and nobody beside it.
+            Address::Tcp { .. } | Address::Unix(_) | Address::Vsock(_) => Ok(()),
         }
     }
 
@@ -251,8 +269,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_both_kinds() {
-        for text in ["unix:/run/d.sock", "unix:rel", "tcp:127.0.0.1:8000", "tcp:[::1]:0", "tcp:localhost:1"] {
+    fn reads_every_kind() {
+        let tcp = ["tcp:127.0.0.1:8000", "tcp:[::1]:0", "tcp:localhost:1"];
+        let vsock = ["vsock:any:5001", "vsock:local:0", "vsock:host:1", "vsock:7:1"];
+        for text in ["unix:/run/d.sock", "unix:rel"].into_iter().chain(tcp).chain(vsock) {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
     }
@@ -260,11 +280,21 @@ mod tests {
     #[test]
     fn refuses_with_a_reason() {
         for (text, expected) in [
-            ("8000", "`8000` is no address: write unix:PATH or tcp:HOST:PORT, such as tcp:127.0.0.1:8000"),
-            ("unix:", "`unix:` is no address: write unix:PATH or tcp:HOST:PORT, such as tcp:127.0.0.1:8000"),
+            (
+                "8000",
+                "`8000` is no address: write unix:PATH, vsock:any:PORT or tcp:HOST:PORT, such as tcp:127.0.0.1:8000",
+            ),
+            (
+                "unix:",
+                "`unix:` is no address: write unix:PATH, vsock:any:PORT or tcp:HOST:PORT, such as tcp:127.0.0.1:8000",
+            ),
             (
                 "tcp:::1:80",
-                "`tcp:::1:80` is no address: write unix:PATH or tcp:HOST:PORT, such as tcp:127.0.0.1:8000",
+                "`tcp:::1:80` is no address: write unix:PATH, vsock:any:PORT or tcp:HOST:PORT, such as tcp:127.0.0.1:8000",
+            ),
+            (
+                "vsock:5001",
+                "`vsock:5001` is no address: write vsock:any:PORT, or vsock:local:PORT for this machine alone (0 = any free port)",
             ),
             (
                 "tcp:localhost",
@@ -327,7 +357,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_read_is_written_alike(text in "(unix|tcp):[\\[\\]a-z0-9:./]{0,20}(:[0-9]{1,6})?") {
+        fn what_is_read_is_written_alike(text in "(unix|tcp|vsock):([\\[\\]a-z0-9:./]{0,20}|any|host|2)(:[0-9]{1,6})?") {
             if let Ok(address) = text.parse::<Address>() {
                 prop_assert_eq!(address.to_string().parse::<Address>().unwrap(), address);
             }

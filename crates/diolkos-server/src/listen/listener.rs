@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use diolkos_shm::vsock::{self, VsockAddr};
 use diolkos_types::TenantId;
 use rustix::io::Errno;
 use rustix::net::AddressFamily;
@@ -15,6 +16,7 @@ use super::peer::{Peer, Transport};
 use super::socket::Socket;
 use super::socket_file::{self, SocketFile};
 use super::tls::{Tls, TlsError};
+use super::vsock::VsockListener;
 use crate::limits;
 use crate::settings::Listen;
 
@@ -52,6 +54,16 @@ pub enum ListenError {
         /// What the system said.
         source: io::Error,
     },
+    /// The system refused, for virtual machines.
+    #[error("can't listen on `{address}`{hint}")]
+    Vsock {
+        /// What was asked for.
+        address: String,
+        /// What that may mean, as the end of a sentence.
+        hint: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
     /// What the service manager passed is nothing that can be accepted on.
     #[error("socket {index} of the service manager {problem}")]
     Passed {
@@ -66,6 +78,7 @@ pub enum ListenError {
 enum Kind {
     Unix(tokio::net::UnixListener),
     Tcp(tokio::net::TcpListener),
+    Vsock(VsockListener),
 }
 
 /// Something to accept connections on.
@@ -112,6 +125,7 @@ impl Listener {
                 }
                 resolved.into_iter().map(|one| Listener::bind_tcp(&one.to_string(), one)).collect()
             }
+            Address::Vsock(address) => Ok(vec![Listener::bind_vsock(*address)?]),
         }
     }
 
@@ -141,6 +155,25 @@ impl Listener {
         Ok(Listener { kind: Kind::Tcp(listener), bound, tenant: None, tls: None, _file: None })
     }
 
+    fn bind_vsock(address: VsockAddr) -> Result<Listener, ListenError> {
+        let fail = |source: io::Error| {
+            let hint = match Errno::from_io_error(&source) {
+                Some(Errno::AFNOSUPPORT) => ": this kernel has no vsock (modprobe vhost_vsock on a host)",
+                Some(Errno::ADDRNOTAVAIL) => ": that is no CID of this machine; write vsock:any:PORT",
+                _ => "",
+            };
+            ListenError::Vsock { address: format!("vsock:{address}"), hint, source }
+        };
+        let socket = vsock::listen(address, limits::LISTEN_BACKLOG).map_err(fail)?;
+        Listener::vsock(socket).map_err(fail)
+    }
+
+    fn vsock(socket: OwnedFd) -> io::Result<Listener> {
+        let listener = VsockListener::new(socket)?;
+        let bound = BoundAddress::Vsock(listener.address()?);
+        Ok(Listener { kind: Kind::Vsock(listener), bound, tenant: None, tls: None, _file: None })
+    }
+
     /// Takes over a listening socket that the service manager made.
     pub(crate) fn passed(index: usize, socket: OwnedFd) -> Result<Listener, ListenError> {
         let fail = |problem: String| ListenError::Passed { index, problem };
@@ -155,8 +188,11 @@ impl Listener {
             let bound = BoundAddress::Unix(path);
             return Ok(Listener { kind: Kind::Unix(listener), bound, tenant: None, tls: None, _file: None });
         }
+        if family == AddressFamily::VSOCK {
+            return Listener::vsock(socket).map_err(of_io);
+        }
         if family != AddressFamily::INET && family != AddressFamily::INET6 {
-            return Err(fail("is neither a unix nor a TCP socket".into()));
+            return Err(fail("is neither a unix nor a TCP nor a vsock socket".into()));
         }
         let listener = tokio::net::TcpListener::from_std(socket.into()).map_err(of_io)?;
         let address = listener.local_addr().map_err(of_io)?;
@@ -208,6 +244,10 @@ impl Listener {
                 // Small replies must not wait for an acknowledgement (Nagle and delayed ACK: 40 ms).
                 stream.set_nodelay(true)?;
                 Ok((stream.into(), Peer::tcp()))
+            }
+            Kind::Vsock(listener) => {
+                let (socket, cid) = listener.accept().await?;
+                Ok((socket, Peer::vsock(cid)))
             }
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! | module | its one job |
 //! |---|---|
-//! | `address` | `unix:PATH`, `tcp:HOST:PORT`, and which of them are refused |
+//! | `address` | `unix:PATH`, `tcp:HOST:PORT`, `vsock:any:PORT`, and which of them are refused |
 //! | `socket_file` | a unix socket in the file system: lock, stale ones, mode, removal |
 //! | `listener` | binding, accepting, and surviving a lack of descriptors |
 //! | `open_files` | room for descriptors |
@@ -13,6 +13,7 @@
 //! | `activity` | what one connection is doing, and when that takes too long |
 //! | `socket` | the stream of bytes, watched |
 //! | `tls` | certificates from files, and the handshake |
+//! | `vsock` | sockets of virtual machines |
 //! | `watchdog` | the timer of a connection |
 //! | `doors` | sockets that come and go with their tenants |
 //! | `conn` | one connection: HTTP/1.1 or HTTP/2, its timers, its end |
@@ -42,6 +43,7 @@ mod socket;
 mod socket_file;
 mod table;
 mod tls;
+mod vsock;
 mod watchdog;
 
 pub use address::{Address, AddressError, BoundAddress, default_address};

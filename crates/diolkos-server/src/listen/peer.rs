@@ -17,6 +17,8 @@ pub(crate) enum Transport {
     Tcp,
     /// TLS over TCP.
     Tls,
+    /// From a virtual machine, or from the host of one.
+    Vsock,
 }
 
 impl Transport {
@@ -26,6 +28,7 @@ impl Transport {
             Transport::Unix => "unix",
             Transport::Tcp => "tcp",
             Transport::Tls => "tls",
+            Transport::Vsock => "vsock",
         }
     }
 }
@@ -43,6 +46,8 @@ pub(crate) struct Peer {
     pub(crate) cgroup: Option<Arc<str>>,
     /// Its user, where the kernel says so (`SO_PEERCRED`, or sock_diag on TCP).
     pub(crate) uid: Option<u32>,
+    /// The machine that it is in, where the kernel says so.
+    pub(crate) cid: Option<u32>,
     /// Its process when it connected, where the kernel says so and the process is visible from here.
     pub(crate) pid: Option<i32>,
 }
@@ -56,6 +61,7 @@ impl Peer {
             certificate: None,
             cgroup: None,
             uid: None,
+            cid: None,
             pid: None,
         }
     }
@@ -66,6 +72,11 @@ impl Peer {
         let pid = pid.filter(|&pid| pid > 0);
         Peer { transport: Transport::Unix, uid: Some(uid), pid, ..Peer::tcp() }
     }
+
+    /// A peer in another machine, or in this one.
+    pub(crate) fn vsock(cid: u32) -> Peer {
+        Peer { transport: Transport::Vsock, cid: Some(cid), ..Peer::tcp() }
+    }
 }
 
 impl fmt::Display for Peer {
@@ -73,6 +84,9 @@ impl fmt::Display for Peer {
         f.write_str(self.transport.name())?;
         if let Some(uid) = self.uid {
             write!(f, " uid {uid}")?;
+        }
+        if let Some(cid) = self.cid {
+            write!(f, " cid {cid}")?;
         }
         if let Some(pid) = self.pid {
             write!(f, " pid {pid}")?;
@@ -96,6 +110,7 @@ mod tests {
     fn it_is_shown_by_what_is_known() {
         assert_eq!(Peer::tcp().to_string(), "tcp");
         assert_eq!(Peer::unix(7, Some(0)).to_string(), "unix uid 7");
+        assert_eq!(Peer::vsock(7).to_string(), "vsock cid 7");
         let peer = Peer { cgroup: Some("/a\nb".into()), ..Peer::unix(7, Some(9)) };
         assert_eq!(peer.to_string(), "unix uid 7 pid 9 cgroup /a\\nb");
     }

@@ -32,6 +32,8 @@ pub(crate) enum Unproven {
     Certificate,
     /// Its user, which no tenant has.
     Uid(u32),
+    /// Its machine, which no tenant has.
+    Cid(u32),
     /// Not even that.
     Nothing,
     /// Its listening address is for a tenant that is gone.
@@ -79,11 +81,12 @@ impl Refusal {
 impl Unproven {
     /// Of a peer that nobody claims.
     pub(super) fn of(peer: &Peer) -> Unproven {
-        match (&peer.of_listener, &peer.certificate, peer.uid) {
-            (Some(_), _, _) => Unproven::Gone,
-            (None, Some(_), _) => Unproven::Certificate,
-            (None, None, Some(uid)) => Unproven::Uid(uid),
-            (None, None, None) => Unproven::Nothing,
+        match peer {
+            Peer { of_listener: Some(_), .. } => Unproven::Gone,
+            Peer { certificate: Some(_), .. } => Unproven::Certificate,
+            Peer { uid: Some(uid), .. } => Unproven::Uid(*uid),
+            Peer { cid: Some(cid), .. } => Unproven::Cid(*cid),
+            _ => Unproven::Nothing,
         }
     }
 
@@ -96,6 +99,9 @@ impl Unproven {
             }
             Unproven::Uid(uid) => format!(
                 "uid {uid} may not use this daemon; its operator can name it in the settings (tenants.NAME.uids)"
+            ),
+            Unproven::Cid(cid) => format!(
+                "the machine with CID {cid} may not use this daemon; its operator can name it in the settings (tenants.NAME.cids)"
             ),
             Unproven::Nothing => {
                 "nothing proves who you are: use a unix socket, or ask the operator of this daemon for a \
@@ -162,7 +168,8 @@ mod tests {
 
     #[test]
     fn replies_are_well_formed() {
-        let unproven = [Unproven::Certificate, Unproven::Uid(7), Unproven::Nothing, Unproven::Gone];
+        let unproven =
+            [Unproven::Certificate, Unproven::Uid(7), Unproven::Cid(7), Unproven::Nothing, Unproven::Gone];
         let unproven = unproven.map(Refusal::Forbidden);
         for refusal in [Refusal::Full, Refusal::Sessions].into_iter().chain(unproven) {
             let reply = refusal.reply();

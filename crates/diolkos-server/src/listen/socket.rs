@@ -26,6 +26,8 @@ pub(crate) enum Socket {
     Tcp(Arc<TcpStream>),
     /// TLS over TCP.
     Tls(Arc<TlsSocket>),
+    /// Vsock; see the module `vsock` about the type.
+    Vsock(Arc<UnixStream>),
 }
 
 impl From<UnixStream> for Socket {
@@ -46,6 +48,7 @@ macro_rules! delegate {
             Socket::Unix($stream) => $call,
             Socket::Tcp($stream) => $call,
             Socket::Tls($stream) => $tls,
+            Socket::Vsock($stream) => $call,
         }
     };
 }
@@ -90,7 +93,7 @@ impl Socket {
     /// The TCP connection that it is, or that is below it.
     pub(crate) fn tcp(&self) -> Option<&TcpStream> {
         match self {
-            Socket::Unix(_) => None,
+            Socket::Unix(_) | Socket::Vsock(_) => None,
             Socket::Tcp(stream) => Some(stream),
             Socket::Tls(stream) => Some(stream.tcp()),
         }
@@ -137,7 +140,7 @@ impl AsyncWrite for Socket {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Socket::Unix(_) | Socket::Tcp(_) => Poll::Ready(Ok(())),
+            Socket::Unix(_) | Socket::Tcp(_) | Socket::Vsock(_) => Poll::Ready(Ok(())),
             Socket::Tls(stream) => stream.poll_flush(cx),
         }
     }

@@ -39,8 +39,8 @@ const STATUSES: usize = 500;
 /// What the rim counts.
 #[derive(Debug)]
 pub(crate) struct Counters {
-    connections: [AtomicU64; 3],
-    open: [Arc<Gauge>; 3],
+    connections: [AtomicU64; TRANSPORTS.len()],
+    open: [Arc<Gauge>; TRANSPORTS.len()],
     refused: [AtomicU64; REFUSALS.len()],
     evicted: AtomicU64,
     expired: [AtomicU64; 3],
@@ -110,10 +110,11 @@ fn transport(transport: Transport) -> usize {
         Transport::Unix => 0,
         Transport::Tcp => 1,
         Transport::Tls => 2,
+        Transport::Vsock => 3,
     }
 }
 
-const TRANSPORTS: [Transport; 3] = [Transport::Unix, Transport::Tcp, Transport::Tls];
+const TRANSPORTS: [Transport; 4] = [Transport::Unix, Transport::Tcp, Transport::Tls, Transport::Vsock];
 const REFUSALS: [Refusal; 5] = [
     Refusal::Full,
     Refusal::Sessions,

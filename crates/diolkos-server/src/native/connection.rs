@@ -165,7 +165,7 @@ impl Native {
         tracing::debug!(peer = %self.peer, client = &*client, session = %session.id().0, "a native client");
         let offered = match self.socket {
             Socket::Unix(_) => Features::SHARED_MEMORY.union(Features::FUTEX).union(Features::EVENTFD),
-            Socket::Tcp(_) | Socket::Tls(_) => Features::default(),
+            Socket::Tcp(_) | Socket::Tls(_) | Socket::Vsock(_) => Features::default(),
         };
         let copied = self.app.counters.copied();
         let session = NativeSession::new(session, limits::of(&settings), copied);

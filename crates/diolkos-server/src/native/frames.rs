@@ -62,7 +62,7 @@ impl Reader {
                 self.descriptors.extend(descriptors);
                 received
             }
-            Socket::Tcp(_) | Socket::Tls(_) => self.socket.read(&mut self.scratch).await,
+            Socket::Tcp(_) | Socket::Tls(_) | Socket::Vsock(_) => self.socket.read(&mut self.scratch).await,
         };
         match length {
             Ok(0) | Err(_) => return Err(ReadError::Gone),

@@ -343,9 +343,12 @@ fn broken_names(settings: &Settings, broken: &mut Vec<(String, String)>) {
         }
     }
     for listen in &settings.listen {
-        let is_unix = matches!(listen.address, Address::Unix(_));
-        if listen.tls.is_some() && (is_unix || listen.insecure) {
-            let why = if is_unix { "a unix socket needs none" } else { "`insecure` says the opposite" };
+        let why = match &listen.address {
+            Address::Unix(_) => Some("a unix socket needs none"),
+            Address::Vsock(_) => Some("vsock needs none: only the hypervisor sees what goes over it"),
+            Address::Tcp { .. } => listen.insecure.then_some("`insecure` says the opposite"),
+        };
+        if let Some(why) = why.filter(|_| listen.tls.is_some()) {
             broken.push((
                 "listen".into(),
                 format!("`{}` has `tls`, and {why}; take one of them out", listen.address),

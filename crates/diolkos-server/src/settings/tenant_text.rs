@@ -137,7 +137,7 @@ mod tests {
             (json!({"sockets": ["unix:s"]}), "`unix:s` has to be an absolute path"),
             (
                 json!({"sockets": ["tcp:127.0.0.1:1"]}),
-                "`tcp:127.0.0.1:1` is no unix socket; an address on TCP stands in `listen`, with its `tenant`",
+                "`tcp:127.0.0.1:1` is no unix socket; an address on TCP or vsock stands in `listen`, with its `tenant`",
             ),
             (json!({"burst": 1}), "tenants.a.burst says nothing without tenants.a.rate"),
             (json!([]), "a tenant and a lease are JSON objects"),

@@ -8,7 +8,7 @@ use diolkos_engine::{Class, Lease, Patterns, Policy, Rate, Share};
 use serde::{Deserialize, Serialize};
 
 use super::units::{Interval, Mode, RequestRate, Size};
-use crate::identity::{CertificateName, CgroupPattern, TokenHash};
+use crate::identity::{CertificateName, CgroupPattern, Cid, TokenHash};
 use crate::listen::Address;
 
 /// Who it is, what it may have together, and its leases.
@@ -23,6 +23,8 @@ pub struct TenantSettings {
     pub cgroups: Vec<CgroupPattern>,
     /// Processes of these users, on unix sockets and on TCP within this host. Default none.
     pub uids: Vec<u32>,
+    /// Virtual machines with these context ids, on vsock. Default none.
+    pub cids: Vec<Cid>,
     /// Whoever shows one of these tokens on TCP. Default none.
     pub tokens: Vec<TokenHash>,
     /// Whoever shows a certificate of one of these names on TLS: `"dns:NAME"`, `"uri:URI"` or `"sha256:FINGERPRINT"`. Default none.
@@ -184,6 +186,7 @@ pub(super) fn broken_rules(
     mut broken: impl FnMut(String, String),
 ) {
     let mut uids = HashMap::new();
+    let mut cids = HashMap::new();
     let mut cgroups = HashMap::new();
     let mut tokens = HashMap::new();
     let mut certificates = HashMap::new();
@@ -195,7 +198,7 @@ pub(super) fn broken_rules(
         for socket in &tenant.sockets {
             if !matches!(socket, Address::Unix(_)) {
                 let text = format!(
-                    "`{socket}` is no unix socket; an address on TCP stands in `listen`, with its `tenant`"
+                    "`{socket}` is no unix socket; an address on TCP or vsock stands in `listen`, with its `tenant`"
                 );
                 broken(key("sockets"), text);
             }
@@ -203,6 +206,11 @@ pub(super) fn broken_rules(
         for uid in &tenant.uids {
             once(&mut uids, *uid, name, |other| {
                 broken(key("uids"), format!("uid {uid} is tenant `{other}` already"));
+            });
+        }
+        for cid in &tenant.cids {
+            once(&mut cids, *cid, name, |other| {
+                broken(key("cids"), format!("CID {} is tenant `{other}` already", cid.get()));
             });
         }
         for cgroup in &tenant.cgroups {

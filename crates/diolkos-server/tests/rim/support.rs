@@ -153,7 +153,7 @@ impl Fixture {
     pub(crate) fn tcp(&self) -> std::net::SocketAddr {
         let tcp = |address: &BoundAddress| match address {
             BoundAddress::Tcp(address) => Some(*address),
-            BoundAddress::Unix(_) => None,
+            BoundAddress::Unix(_) | BoundAddress::Vsock(_) => None,
         };
         self.daemon.addresses().iter().find_map(tcp).unwrap()
     }
@@ -181,7 +181,11 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) async fn connect(path: &Path) -> Client {
-        Client { stream: UnixStream::connect(path).await.unwrap(), read: Vec::new() }
+        Client::over(UnixStream::connect(path).await.unwrap())
+    }
+
+    pub(crate) fn over(stream: UnixStream) -> Client {
+        Client { stream, read: Vec::new() }
     }
 
     pub(crate) async fn send(&mut self, text: &str) {

@@ -46,7 +46,7 @@ fn audit(fixture: &Fixture) -> Vec<serde_json::Value> {
 pub(crate) async fn over_tcp(fixture: &Fixture, path: &str, authorization: Option<&str>) -> (u16, String) {
     let address = fixture.daemon.addresses().iter().find_map(|address| match address {
         BoundAddress::Tcp(address) => Some(*address),
-        BoundAddress::Unix(_) => None,
+        BoundAddress::Unix(_) | BoundAddress::Vsock(_) => None,
     });
     let mut stream = TcpStream::connect(address.unwrap()).await.unwrap();
     let header = authorization.map(|value| format!("Authorization: {value}\r\n")).unwrap_or_default();

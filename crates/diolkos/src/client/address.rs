@@ -5,6 +5,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use diolkos_shm::vsock::{self, VsockAddr};
+
 /// Where to reach a daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
@@ -14,11 +16,13 @@ pub enum Address {
     Tcp(String),
     /// The same, with TLS.
     Tls(String),
+    /// A machine (`host`, or its CID) and a port, over vsock.
+    Vsock(VsockAddr),
 }
 
 /// Text that is no address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no address; write unix:/path/to/socket, tcp:host:port or tls:host:port")]
+#[error("`{0}` is no address; write unix:/path/to/socket, tcp:host:port, tls:host:port or vsock:cid:port")]
 pub struct ParseAddressError(String);
 
 impl FromStr for Address {
@@ -33,6 +37,11 @@ impl FromStr for Address {
         }
         if text.starts_with('/') || text.starts_with("./") || text.starts_with("../") {
             return Ok(Address::Unix(text.into()));
+        }
+        if let Some(at) = text.strip_prefix("vsock:") {
+            let at = at.strip_prefix("//").unwrap_or(at).parse().ok();
+            // `any` is for those who listen.
+            return at.filter(|at: &VsockAddr| at.cid != vsock::ANY).map(Address::Vsock).ok_or_else(bad);
         }
         let encrypted = text.strip_prefix("tls:").or_else(|| text.strip_prefix("https:"));
         let plain = || text.strip_prefix("tcp:").or_else(|| text.strip_prefix("http:"));
@@ -54,6 +63,7 @@ impl fmt::Display for Address {
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
             Address::Tcp(authority) => write!(f, "tcp:{authority}"),
             Address::Tls(authority) => write!(f, "tls:{authority}"),
+            Address::Vsock(at) => write!(f, "vsock:{at}"),
         }
     }
 }
@@ -78,6 +88,12 @@ mod tests {
         let tls = Ok(Address::Tls("node.example:8443".into()));
         assert_eq!("tls:node.example:8443".parse(), tls);
         assert_eq!("https://node.example:8443/".parse(), tls);
+        let vsock = Ok(Address::Vsock(VsockAddr { cid: vsock::HOST, port: 5001 }));
+        assert_eq!("vsock:2:5001".parse(), vsock);
+        assert_eq!("vsock://host:5001".parse(), vsock);
+        for bad in ["vsock:", "vsock:any:1", "vsock:5001", "vsock:host:x"] {
+            assert!(bad.parse::<Address>().is_err(), "{bad}");
+        }
         for bad in ["", "unix:", "localhost", "tcp:", "tcp:host:", "tcp:host:99999", "::1:8000", "a/b:80"] {
             assert!(bad.parse::<Address>().is_err(), "{bad}");
         }
@@ -85,7 +101,7 @@ mod tests {
 
     #[test]
     fn what_is_shown_is_read_back() {
-        for text in ["unix:/run/d.sock", "tcp:localhost:8000", "tls:localhost:8443"] {
+        for text in ["unix:/run/d.sock", "tcp:localhost:8000", "tls:localhost:8443", "vsock:host:5001"] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
     }

@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
+use diolkos_shm::vsock::{self, VsockAddr};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
@@ -65,7 +66,7 @@ impl Connection {
         for (name, value) in headers {
             request = request.header(*name, value);
         }
-        // On a unix socket the daemon sees who asks.
+        // On a unix socket and on vsock the daemon sees who asks.
         if let (Address::Tcp(_) | Address::Tls(_), Ok(token)) = (&self.address, std::env::var(TOKEN_VARIABLE))
         {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
@@ -85,7 +86,7 @@ impl Connection {
 
     fn host(&self) -> &str {
         match &self.address {
-            Address::Unix(_) => "localhost",
+            Address::Unix(_) | Address::Vsock(_) => "localhost",
             Address::Tcp(authority) | Address::Tls(authority) => authority,
         }
     }
@@ -104,6 +105,7 @@ async fn handshake(address: &Address) -> io::Result<SendRequest<Full<Bytes>>> {
     match address {
         Address::Unix(path) => serve(UnixStream::connect(path).await?).await,
         Address::Tcp(authority) => serve(connect_tcp(authority).await?).await,
+        Address::Vsock(at) => serve(connect_vsock(*at).await?).await,
         Address::Tls(authority) => serve(tls::connect(authority, connect_tcp(authority).await?).await?).await,
     }
 }
@@ -113,6 +115,14 @@ async fn connect_tcp(authority: &str) -> io::Result<TcpStream> {
     // Small requests must not wait for the acknowledgement of the one before.
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// tokio has no type for these; its unix one reads and writes with the calls that every stream socket knows.
+async fn connect_vsock(at: VsockAddr) -> io::Result<UnixStream> {
+    let connecting = move || vsock::connect_stream(at, Some(CONNECT_TIME_MAX));
+    let stream = std::os::unix::net::UnixStream::from(tokio::task::spawn_blocking(connecting).await??);
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
 }
 
 async fn serve<S>(stream: S) -> io::Result<SendRequest<Full<Bytes>>>

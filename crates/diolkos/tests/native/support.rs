@@ -10,6 +10,7 @@ use diolkos_client::{Client, Memory, Options, TlsFiles, Waiting};
 use diolkos_engine::store::NoRehearsal;
 use diolkos_engine::{Engine, LocalEndpoint};
 use diolkos_server::{Builtin, Daemon, Deps, Settings};
+use diolkos_shm::vsock::{self, VsockAddr};
 use diolkos_types::TenantId;
 use tokio::runtime::Runtime;
 
@@ -19,6 +20,8 @@ pub(crate) struct Fixture {
     pub(crate) gate: Gate,
     pub(crate) socket: PathBuf,
     pub(crate) tcp: String,
+    /// An address over vsock, where this kernel has the loopback device.
+    pub(crate) vsock: Option<String>,
     /// An address over TLS, on which certificates of [`certificates`] say who it is.
     pub(crate) tls: String,
     daemon: Option<Daemon>,
@@ -38,6 +41,14 @@ impl Fixture {
         let settings = settings.replace("DIR", &dir.path().display().to_string());
         let mut settings = Settings::parse(&settings, Path::new("/test.toml")).unwrap();
         settings.listen.push(format!("unix:{}", socket.display()).parse().unwrap());
+        let has_vsock = vsock::listen(VsockAddr { cid: vsock::LOCAL, port: 0 }, 1).is_ok();
+        assert!(has_vsock || std::env::var_os("DIOLKOS_TEST_VSOCK").is_none(), "no loopback device");
+        if has_vsock {
+            let mut listen: diolkos_server::settings::Listen = "vsock:local:0".parse().unwrap();
+            // Nothing tells the daemon's own user there.
+            listen.tenant = settings.tenants.is_empty().then(|| TenantId::default().name().to_owned());
+            settings.listen.push(listen);
+        }
         settings.listen.push("tcp:127.0.0.1:0".parse().unwrap());
         settings.listen.push(certificates::listen(dir.path()));
         let gate = Gate::new();
@@ -59,12 +70,13 @@ impl Fixture {
             daemon.wait_ready().await;
             daemon
         });
-        let mut on_tcp =
-            daemon.addresses().iter().map(ToString::to_string).filter(|at| at.starts_with("tcp:"));
+        let addresses = daemon.addresses().iter().map(ToString::to_string);
+        let vsock = addresses.clone().find(|at| at.starts_with("vsock:"));
+        let mut on_tcp = addresses.filter(|at| at.starts_with("tcp:"));
         // Those of the fixture come last.
         let tls = on_tcp.next_back().unwrap().replace("tcp:127.0.0.1", "tls:localhost");
         let tcp = on_tcp.next_back().unwrap();
-        Fixture { gate, socket, tcp, tls, daemon: Some(daemon), runtime, _dir: dir }
+        Fixture { gate, socket, tcp, vsock, tls, daemon: Some(daemon), runtime, _dir: dir }
     }
 
     /// Stops the daemon and starts another where it was.
@@ -120,7 +132,8 @@ impl Fixture {
         let private = || Options { memory: Memory::Private, ..Options::default() };
         // An endpoint has no queue before that of the channel.
         let wide = Options { in_flight: 512, ..Options::default() };
-        vec![
+        let over_vsock = self.vsock.as_ref().map(|at| ("stream over vsock", with(at, private())));
+        let clients = [
             ("adaptive", with(&self.unix(), waiting(Waiting::Adaptive))),
             ("blocking", with(&self.unix(), waiting(Waiting::Blocking))),
             ("polling", with(&self.unix(), waiting(Waiting::Polling))),
@@ -130,7 +143,8 @@ impl Fixture {
             ("in process", Client::local(self.endpoint())),
             // A client of an endpoint that is a client of the daemon.
             ("in process, and on to a daemon", Client::local(with(&self.unix(), wide).endpoint())),
-        ]
+        ];
+        clients.into_iter().chain(over_vsock).collect()
     }
 }
 

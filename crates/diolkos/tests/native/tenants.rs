@@ -79,6 +79,35 @@ fn a_token_says_who_it_is_on_tcp() {
 }
 
 #[test]
+fn who_is_turned_away_is_told_why() {
+    let fixture = Fixture::start("[tenants.a]\nuids = [4294967294]\n");
+    let (code, text) = refused(Client::connect(&fixture.unix()).map(|_| ()));
+    let uid = rustix::process::geteuid().as_raw();
+    assert_eq!(code, Code::PermissionDenied);
+    assert!(text.starts_with(&format!("uid {uid} may not use this daemon")), "{text}");
+}
+
+/// In a virtual machine, see `cargo xtask vm`.
+#[test]
+fn a_context_id_says_who_it_is_on_vsock() {
+    let settings = |cid: u32| {
+        format!(
+            "[tenants.a]\ncids = [{cid}]\nleases.all = {{ kind = \"compute\", operations = [\"noop\", \"echo\"] }}\n"
+        )
+    };
+    let connect = |fixture: &Fixture| {
+        let address = fixture.vsock.as_ref()?;
+        Some(Client::connect_with(address, Options { memory: Memory::Private, ..Options::default() }))
+    };
+    match connect(&Fixture::start(&settings(1))) {
+        Some(client) => hides(&client.unwrap()),
+        None => return eprintln!("skipped: this kernel has no loopback device for vsock"),
+    }
+    let (code, text) = refused(connect(&Fixture::start(&settings(7))).unwrap().map(|_| ()));
+    assert_eq!(code, Code::PermissionDenied, "{text}");
+}
+
+#[test]
 fn handles_and_regions_of_the_other_mean_nothing() {
     let fixture = two("");
     let socket = |tenant: &str| fixture.socket.with_file_name(format!("{tenant}.sock"));

@@ -81,7 +81,9 @@ pub(crate) fn run(args: &BaselineArgs) -> Result<Exit, Failure> {
                 Address::Tcp(authority) => {
                     servers.spawn(tcp(args.library, TcpListener::bind(authority).await.map_err(failed)?));
                 }
-                Address::Tls(_) => return Err(failed(std::io::ErrorKind::Unsupported.into())),
+                Address::Tls(_) | Address::Vsock(_) => {
+                    return Err(failed(std::io::ErrorKind::Unsupported.into()));
+                }
             }
         }
         let input_ended = tokio::task::spawn_blocking(|| {

@@ -116,7 +116,7 @@ impl Server {
             // The one speaks gRPC only, the other nothing.
             Kind::Tonic | Kind::Drop => match &self.unix {
                 Address::Unix(path) => tokio::net::UnixStream::connect(path).await.is_ok(),
-                Address::Tcp(_) | Address::Tls(_) => false,
+                Address::Tcp(_) | Address::Tls(_) | Address::Vsock(_) => false,
             },
             Kind::Daemon | Kind::Axum => match Client::connect(&self.unix).await {
                 Ok(mut client) => client.is_ready().await.unwrap_or(false),

@@ -89,9 +89,9 @@ async fn connect(address: &Address) -> Result<Channel, tonic::transport::Error> 
             });
             endpoint.connect_with_connector(connector).await
         }
-        Address::Tls(_) => {
+        Address::Tls(_) | Address::Vsock(_) => {
             let connector = tower::service_fn(|_: Uri| async {
-                let text = "the load generator does not speak TLS";
+                let text = "the load generator speaks neither TLS nor vsock";
                 Err::<TokioIo<TcpStream>, _>(std::io::Error::new(std::io::ErrorKind::Unsupported, text))
             });
             endpoint.connect_with_connector(connector).await

@@ -120,8 +120,8 @@ async fn connect(address: &Address) -> io::Result<SendRequest<Full<Bytes>>> {
             stream.set_nodelay(true)?;
             handshake(stream).await
         }
-        Address::Tls(_) => {
-            Err(io::Error::new(io::ErrorKind::Unsupported, "the load generator does not speak TLS"))
+        Address::Tls(_) | Address::Vsock(_) => {
+            Err(io::Error::new(io::ErrorKind::Unsupported, "the load generator speaks neither TLS nor vsock"))
         }
     }
 }

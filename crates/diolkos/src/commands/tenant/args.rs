@@ -88,6 +88,9 @@ pub struct TenantAdd {
     /// Processes in this control group are the tenant. May be repeated
     #[arg(long = "cgroup", value_name = "PATTERN")]
     pub cgroups: Vec<String>,
+    /// The virtual machine with this context id is the tenant, on vsock. May be repeated
+    #[arg(long = "cid", value_name = "CID")]
+    pub cids: Vec<u32>,
     /// Whoever shows the token with this hash is the tenant (`diolkos token` makes both). May be repeated
     #[arg(long = "token-hash", value_name = "sha256:…")]
     pub tokens: Vec<String>,
@@ -134,7 +137,7 @@ pub struct TenantAdd {
     #[command(flatten)]
     pub lease: LeaseOptions,
     /// Take everything from `[tenants.NAME]` in this file instead, which is TOML as in the settings; `-` = standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["sockets", "socket_mode", "uids", "cgroups", "tokens",
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["sockets", "socket_mode", "uids", "cgroups", "cids", "tokens",
         "certificates", "rate", "burst", "connections_max", "connection_rate", "sessions_max", "requests_memory_max", "regions_memory_max",
         "deadline_max", "batch_alone", "load", "metrics", "admin", "models", "operations", "class", "resource", "pool", "weight", "concurrency_max",
         "queue_max"])]
@@ -305,6 +308,7 @@ fn of_flags(add: &TenantAdd) -> Result<Value, Failure> {
         "socket_mode": add.socket_mode,
         "uids": add.uids,
         "cgroups": add.cgroups,
+        "cids": add.cids,
         "tokens": add.tokens,
         "certificates": add.certificates,
         "rate": add.rate,
@@ -373,11 +377,12 @@ mod tests {
     #[test]
     fn flags_are_the_keys_of_the_settings() {
         let told =
-            body(&["--socket", "/run/w.sock", "--uid", "7", "--model", "m*", "--rate", "9/s"]).unwrap();
+            body(&["--socket", "/run/w.sock", "--uid", "7", "--cid", "3", "--model", "m*", "--rate", "9/s"])
+                .unwrap();
         assert_eq!(told["sockets"], json!(["unix:/run/w.sock"]));
         assert_eq!(
-            (&told["uids"], &told["rate"], &told["burst"]),
-            (&json!([7]), &json!("9/s"), &Value::Null)
+            (&told["uids"], &told["cids"], &told["rate"], &told["burst"]),
+            (&json!([7]), &json!([3]), &json!("9/s"), &Value::Null)
         );
         let lease = &told["leases"]["default"];
         assert_eq!((&lease["kind"], &lease["models"]), (&json!("compute"), &json!(["m*"])));
