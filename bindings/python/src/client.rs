@@ -60,7 +60,7 @@ impl Client {
 #[pymethods]
 impl Client {
     #[new]
-    #[pyo3(signature = (address, *, waiting, private_memory, in_flight, region_bytes, reconnect, name))]
+    #[pyo3(signature = (address, *, waiting, private_memory, in_flight, region_bytes, reconnect, name, tenant, huge_pages))]
     #[expect(clippy::too_many_arguments, reason = "they have names in Python")]
     fn new(
         py: Python<'_>,
@@ -71,6 +71,8 @@ impl Client {
         region_bytes: usize,
         reconnect: f64,
         name: String,
+        tenant: Option<String>,
+        huge_pages: bool,
     ) -> PyResult<Client> {
         let waiting = match waiting {
             "adaptive" => Waiting::Adaptive,
@@ -92,7 +94,12 @@ impl Client {
             region_bytes,
             reconnect,
             name,
+            huge_pages,
             ..diolkos_client::Options::default()
+        };
+        let options = match tenant {
+            Some(tenant) => diolkos_client::Options { tenant, ..options },
+            None => options,
         };
         let connect = move || {
             let client = diolkos_client::Client::connect_with(&address, options)?;

@@ -99,7 +99,7 @@ impl Client {
     }
 
     fn open_target(target: Target, options: Options) -> Result<Client, Error> {
-        let regions = Regions::new(options.region_bytes);
+        let regions = Regions::new(options.region_bytes, options.pages());
         let connection = Connection::open(&target, &options, 0, &[])?;
         let current = Mutex::new(Some(Arc::new(connection)));
         let (connecting, closed) = (Mutex::new(()), AtomicBool::new(false));

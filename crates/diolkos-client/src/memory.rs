@@ -159,14 +159,15 @@ pub(crate) struct Regions {
     client: u64,
     arenas: Mutex<Vec<Arc<Arena>>>,
     first_bytes: usize,
+    pages: Pages,
 }
 
 impl Regions {
-    pub(crate) fn new(first_bytes: usize) -> Regions {
+    pub(crate) fn new(first_bytes: usize, pages: Pages) -> Regions {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         // Relaxed: it only has to be another one each time.
         let client = NEXT.fetch_add(1, Ordering::Relaxed);
-        Regions { client, arenas: Mutex::default(), first_bytes }
+        Regions { client, arenas: Mutex::default(), first_bytes, pages }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Arena>>> {
@@ -200,7 +201,7 @@ impl Regions {
             return Err(none(format!("the daemon grants {left} bytes more for regions")));
         }
         let region = usize::try_from(wish).map_err(|_| none("the address space is too small".into()))?;
-        let region = Region::create(region, Pages::Transparent).map_err(|error| none(error.to_string()))?;
+        let region = Region::create(region, self.pages).map_err(|error| none(error.to_string()))?;
         let arena = Arena::new(region).ok_or_else(|| none("the region is in use".into()))?;
         register(number, &arena)?;
         let extent = arena.take(len).ok_or_else(|| none("it does not fit into a region".into()))?;
@@ -234,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_part_is_where_the_whole_is_until_it_is_written() {
-        let regions = Regions::new(4096);
+        let regions = Regions::new(4096, Pages::Ordinary);
         let mut whole = take(&regions, 100);
         whole.bytes_mut().iter_mut().zip(0..).for_each(|(byte, at)| *byte = at);
         let whole = Arc::new(whole);
@@ -250,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_place_in_regions_of_another_client_is_none_here() {
-        let (ours, others) = (Regions::new(4096), Regions::new(4096));
+        let (ours, others) = (Regions::new(4096, Pages::Ordinary), Regions::new(4096, Pages::Ordinary));
         let storage = Arc::new(take(&ours, 8));
         let _ = take(&others, 8);
         assert!(ours.extent(&storage).is_some());

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 pub use diolkos_wire::Token;
 
+use diolkos_shm::region::Pages;
 use diolkos_shm::spin::{ANSWER_LOOK_MAX, Spin};
 
 /// How a client waits for an answer in its ring.
@@ -62,6 +63,12 @@ pub struct Options {
     /// Says who this is where the transport does not: over TCP. Default: what the environment variable `DIOLKOS_TOKEN`
     /// says, if it is there.
     pub token: Token,
+    /// The tenant that this client speaks for, if it is a bridge (`tenants.NAME.acts_for` in the daemon's settings); empty
+    /// for itself. Default: what the environment variable `DIOLKOS_TENANT` says, if it is there.
+    pub tenant: String,
+    /// The kernel may put the pages of shared memory together into huge ones, where
+    /// `/sys/kernel/mm/transparent_hugepage/shmem_enabled` says `advise`. Default: yes.
+    pub huge_pages: bool,
     /// Files for `tls:` addresses. Default: [`TlsFiles::from_env`].
     pub tls: TlsFiles,
 }
@@ -90,6 +97,12 @@ impl TlsFiles {
     }
 }
 
+impl Options {
+    pub(crate) fn pages(&self) -> Pages {
+        if self.huge_pages { Pages::Transparent } else { Pages::Ordinary }
+    }
+}
+
 impl Default for Options {
     fn default() -> Options {
         let program = std::env::args_os().next().unwrap_or_default();
@@ -103,6 +116,8 @@ impl Default for Options {
             reconnect: Duration::from_secs(5),
             name: name.unwrap_or_else(|| "client".into()),
             token: Token(std::env::var("DIOLKOS_TOKEN").unwrap_or_default().into_bytes().into()),
+            tenant: std::env::var("DIOLKOS_TENANT").unwrap_or_default(),
+            huge_pages: true,
             tls: TlsFiles::from_env(),
         }
     }

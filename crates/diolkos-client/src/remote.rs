@@ -107,6 +107,7 @@ impl Remote {
             features,
             client: options.name[..end].into(),
             token: options.token.clone(),
+            tenant: options.tenant.as_str().into(),
         };
         match self.call_before(until, &Message::Hello(hello), &[])?.into_message()? {
             Message::Welcome(welcome) => {

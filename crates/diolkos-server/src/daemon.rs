@@ -116,6 +116,7 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, DaemonError> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores.min(limits::RIM_THREADS_MAX))
         .thread_name("dk-rim")
+        .event_interval(limits::TURNS_PER_LOOK)
         .enable_all()
         .build()
         .map_err(|source| DaemonError::System { what: "the threads of the rim", source })

@@ -20,6 +20,13 @@ pub const LISTEN_BACKLOG: i32 = 1024;
 /// Connections that are being told that there is no room, at the same time. Past it they are closed unheard.
 pub const REFUSING_MAX: usize = 64;
 
+/// What one connection reads and writes before others of its thread have their turn. Copying that much takes 50 to 100 µs.
+pub(crate) const TURN_BYTES: usize = 256 << 10;
+
+/// Turns of connections after which a thread looks whether others have something new. A look takes under a microsecond; so where all are
+/// long, what is new waits for less than a millisecond.
+pub(crate) const TURNS_PER_LOOK: u32 = 8;
+
 /// How long a refused client may take to read why.
 pub const REFUSE_TIMEOUT: Duration = Duration::from_millis(500);
 

@@ -14,7 +14,7 @@ use core::fmt;
 
 use crate::cursor::{Reader, Wire, Writer};
 use crate::error::DecodeError;
-use crate::limits::{Limits, PEER_NAME_BYTES_MAX, TOKEN_BYTES_MAX};
+use crate::limits::{Limits, PEER_NAME_BYTES_MAX, TENANT_NAME_BYTES_MAX, TOKEN_BYTES_MAX};
 
 /// What a client sends before its first frame: `DIOLKOS` and a zero, with the top bit of the `D` set.
 ///
@@ -127,6 +127,8 @@ pub struct Hello {
     pub client: Box<str>,
     /// Who it is, where the transport does not prove it; empty where it does.
     pub token: Token,
+    /// The tenant that it speaks for, if it is a bridge; empty for itself.
+    pub tenant: Box<str>,
 }
 
 impl Wire for Hello {
@@ -136,6 +138,7 @@ impl Wire for Hello {
         to.u64(self.features.0);
         to.text("client", PEER_NAME_BYTES_MAX, &self.client);
         to.bytes("token", TOKEN_BYTES_MAX, &self.token.0);
+        to.text("tenant", TENANT_NAME_BYTES_MAX, &self.tenant);
     }
 
     fn read(from: &mut Reader<'_>) -> Result<Hello, DecodeError> {
@@ -145,6 +148,7 @@ impl Wire for Hello {
             features: Features(from.u64("features")?),
             client: from.text("client", PEER_NAME_BYTES_MAX)?.into(),
             token: Token(from.bytes("token", TOKEN_BYTES_MAX)?.into()),
+            tenant: from.text("tenant", TENANT_NAME_BYTES_MAX)?.into(),
         })
     }
 }

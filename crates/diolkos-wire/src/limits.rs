@@ -16,6 +16,9 @@ pub const PAYLOAD_BYTES_MAX: u64 = 1 << 30;
 /// Name of a client or of a daemon; it is for logs.
 pub const PEER_NAME_BYTES_MAX: usize = 64;
 
+/// Name of a tenant: that of the settings.
+pub const TENANT_NAME_BYTES_MAX: usize = 64;
+
 /// Token. A signed token with a few claims takes one or two kilobytes.
 pub const TOKEN_BYTES_MAX: usize = 4096;
 

@@ -83,13 +83,14 @@ fn handle() -> impl Strategy<Value = HandleId> {
 }
 
 fn hello() -> impl Strategy<Value = Hello> {
-    (any::<(u16, u16, u64)>(), text(), vec(any::<u8>(), 0..80)).prop_map(
-        |((version_min, version_max, features), client, token)| Hello {
+    (any::<(u16, u16, u64)>(), text(), vec(any::<u8>(), 0..80), text()).prop_map(
+        |((version_min, version_max, features), client, token, tenant)| Hello {
             version_min,
             version_max,
             features: Features(features),
             client,
             token: Token(token.into()),
+            tenant,
         },
     )
 }

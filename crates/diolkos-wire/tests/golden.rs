@@ -67,6 +67,7 @@ fn example(kind: Kind) -> Message {
             features: Features::SHARED_MEMORY.union(Features::FUTEX),
             client: "example".into(),
             token: Token(b"secret".as_slice().into()),
+            tenant: "web".into(),
         }),
         Kind::Goodbye => Message::Goodbye,
         Kind::Health => Message::Health,

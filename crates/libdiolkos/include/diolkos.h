@@ -206,6 +206,11 @@ typedef struct diolkos_options {
     uint64_t region_bytes;
     // Name of this client in the daemon's log. NULL: the executable's.
     const char *name;
+    // The tenant that this client speaks for, if it is a bridge. NULL: what DIOLKOS_TENANT says in the environment, else
+    // itself.
+    const char *tenant;
+    // Not 0: the kernel is not asked to put pages of shared memory together into huge ones.
+    int32_t no_huge_pages;
 } diolkos_options;
 
 // A model that the daemon has.

@@ -96,7 +96,9 @@ pub unsafe extern "C" fn diolkos_connect(
         let options = unsafe { sized(options) }?;
         // SAFETY: a text, as C promises of what is in the struct, too.
         let name = unsafe { text_or_null(options.name, "`options.name`") }?;
-        let connected = Client::connect_with(address, options.options(name)?)?;
+        // SAFETY: the same.
+        let tenant = unsafe { text_or_null(options.tenant, "`options.tenant`") }?;
+        let connected = Client::connect_with(address, options.options(name, tenant)?)?;
         *client = Some(Box::new(diolkos_client(connected)));
         Ok(())
     })

@@ -43,6 +43,11 @@ pub struct diolkos_options {
     pub region_bytes: u64,
     /// Name of this client in the daemon's log. NULL: the executable's.
     pub name: *const c_char,
+    /// The tenant that this client speaks for, if it is a bridge. NULL: what DIOLKOS_TENANT says in the environment, else
+    /// itself.
+    pub tenant: *const c_char,
+    /// Not 0: the kernel is not asked to put pages of shared memory together into huge ones.
+    pub no_huge_pages: i32,
 }
 
 impl diolkos_options {
@@ -54,13 +59,16 @@ impl diolkos_options {
         reconnect_ms: 0,
         region_bytes: 0,
         name: ptr::null(),
+        tenant: ptr::null(),
+        no_huge_pages: 0,
     };
 
-    /// The options, with the name that `name` points to.
-    pub(crate) fn options(&self, name: Option<&str>) -> Result<Options, Failure> {
+    /// The options, with what `name` and `tenant` point to.
+    pub(crate) fn options(&self, name: Option<&str>, tenant: Option<&str>) -> Result<Options, Failure> {
         let mut options = Options {
             waiting: numbers::waiting(self.waiting)?,
             memory: numbers::memory(self.memory)?,
+            huge_pages: self.no_huge_pages == 0,
             ..Options::default()
         };
         match self.in_flight {
@@ -83,6 +91,9 @@ impl diolkos_options {
         }
         if let Some(name) = name {
             options.name = name.to_owned();
+        }
+        if let Some(tenant) = tenant {
+            options.tenant = tenant.to_owned();
         }
         Ok(options)
     }
@@ -169,7 +180,7 @@ mod tests {
 
     #[test]
     fn zero_means_the_default() {
-        let (ours, theirs) = (diolkos_options::DEFAULTS.options(None).unwrap(), Options::default());
+        let (ours, theirs) = (diolkos_options::DEFAULTS.options(None, None).unwrap(), Options::default());
         assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
     }
 
@@ -181,15 +192,17 @@ mod tests {
             in_flight: 8,
             reconnect_ms: DIOLKOS_NO_RECONNECT,
             region_bytes: 4096,
+            no_huge_pages: 1,
             ..diolkos_options::DEFAULTS
         };
-        let options = set.options(Some("me")).unwrap();
+        let options = set.options(Some("me"), Some("web")).unwrap();
         assert_eq!((options.waiting, options.memory), (Waiting::Polling, Memory::Private));
         assert_eq!((options.in_flight, options.reconnect), (8, Duration::ZERO));
         assert_eq!((options.region_bytes, options.name.as_str()), (4096, "me"));
-        assert!(diolkos_options { waiting: 3, ..set }.options(None).is_err());
-        assert!(diolkos_options { memory: -1, ..set }.options(None).is_err());
-        let later = diolkos_options { reconnect_ms: 7, ..set }.options(None).unwrap();
+        assert_eq!((options.tenant.as_str(), options.huge_pages), ("web", false));
+        assert!(diolkos_options { waiting: 3, ..set }.options(None, None).is_err());
+        assert!(diolkos_options { memory: -1, ..set }.options(None, None).is_err());
+        let later = diolkos_options { reconnect_ms: 7, ..set }.options(None, None).unwrap();
         assert_eq!(later.reconnect, Duration::from_millis(7));
     }
 }

@@ -51,6 +51,8 @@ def connect(
     region_bytes: int = 64 << 20,
     reconnect: float = 5.0,
     name: str | None = None,
+    tenant: str | None = None,
+    huge_pages: bool = True,
 ) -> Client:
     """Connects to a daemon.
 
@@ -65,6 +67,9 @@ def connect(
     reconnect: how long to try to connect again when the connection is lost, in seconds. Requests that were under way
         are sent again then (but see `Model.with_options`, `once`). 0: not at all.
     name: this client's name in the daemon's log; the program's by default.
+    tenant: the tenant that this client speaks for, if it is a bridge (`tenants.NAME.acts_for` in the daemon's settings);
+        by default what DIOLKOS_TENANT says, or else itself.
+    huge_pages: whether the kernel may put pages of shared memory together into huge ones.
 
     Raises ConnectionLost if nobody answers there, InvalidArgument if the address is none.
     """
@@ -77,6 +82,8 @@ def connect(
             region_bytes=region_bytes,
             reconnect=reconnect,
             name=os.path.basename(sys.argv[0] if sys.argv else "") or "python" if name is None else name,
+            tenant=tenant,
+            huge_pages=huge_pages,
         )
     )
 

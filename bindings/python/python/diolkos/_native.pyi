@@ -30,6 +30,8 @@ class Client:
         region_bytes: int,
         reconnect: float,
         name: str,
+        tenant: str | None,
+        huge_pages: bool,
     ) -> Client: ...
     @property
     def number(self) -> int:

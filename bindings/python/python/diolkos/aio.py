@@ -49,6 +49,8 @@ def connect(
     region_bytes: int = 64 << 20,
     reconnect: float = 5.0,
     name: str | None = None,
+    tenant: str | None = None,
+    huge_pages: bool = True,
 ) -> Client:
     """A client that connects when it is awaited, or entered with `async with`. See `diolkos.connect`."""
     return Client(
@@ -60,6 +62,8 @@ def connect(
             region_bytes=region_bytes,
             reconnect=reconnect,
             name=name,
+            tenant=tenant,
+            huge_pages=huge_pages,
         )
     )
 

@@ -63,6 +63,10 @@ impl Rights {
     };
 }
 
+/// What is said to whoever speaks for somebody whom it may not speak for, or for nobody.
+pub(crate) const NOT_FOR_OTHERS: &str =
+    "there is no tenant of that name that yours may speak for (x-diolkos-tenant, tenants.NAME.acts_for)";
+
 /// A certificate has names of two tenants.
 #[derive(Debug)]
 struct TwoTenants;

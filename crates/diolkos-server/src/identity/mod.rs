@@ -34,7 +34,7 @@ pub(crate) use certificate::Certificate;
 pub use certificate::{CertificateName, NoCertificate};
 pub use cgroup::{CgroupPattern, NoCgroup};
 pub use cid::{Cid, NoCid};
-pub(crate) use directory::{Claim, Directory, Rights, tell_engine};
+pub(crate) use directory::{Claim, Directory, NOT_FOR_OTHERS, Rights, tell_engine};
 pub(crate) use token::bearer;
 pub use token::{NoTokenHash, TokenHash, new_token};
 

@@ -13,6 +13,7 @@
 //! | `activity` | what one connection is doing, and when that takes too long |
 //! | `socket` | the stream of bytes, watched |
 //! | `tls` | certificates from files, and the handshake |
+//! | `turns` | how much one connection moves before others have their turn |
 //! | `vsock` | sockets of virtual machines |
 //! | `watchdog` | the timer of a connection |
 //! | `doors` | sockets that come and go with their tenants |
@@ -43,6 +44,7 @@ mod socket;
 mod socket_file;
 mod table;
 mod tls;
+mod turns;
 mod vsock;
 mod watchdog;
 
@@ -61,6 +63,7 @@ pub(crate) use refuse::{Refusal, Unproven};
 pub(crate) use socket::Socket;
 pub(crate) use table::ConnPlace;
 pub(crate) use tls::Tls;
+pub(crate) use turns::Turns;
 
 /// For `fuzz`: lengths stay, only `-` is written, and it does not matter how the bytes are cut.
 pub(crate) fn fuzz_authority(bytes: &[u8], cut: usize) {

@@ -24,6 +24,7 @@ use super::reply::{InFlight, ReplyBody};
 use super::table::ConnState;
 use crate::app::App;
 use crate::audit::Action;
+use crate::identity::NOT_FOR_OTHERS;
 use crate::logging::limited;
 use crate::metrics::Front;
 use crate::rest::error::HttpError;
@@ -202,8 +203,7 @@ fn unknown_caller(front: Front, unknown: Unknown) -> Response<Body> {
     let message = match unknown {
         Unknown::NoSession(status) => return refusal(front, status),
         Unknown::NotForOthers => {
-            let text = "there is no tenant of that name that yours may speak for (x-diolkos-tenant, tenants.NAME.acts_for)";
-            return refusal(front, Status::new(Code::PermissionDenied, text));
+            return refusal(front, Status::new(Code::PermissionDenied, NOT_FOR_OTHERS));
         }
         Unknown::NoToken => "this address serves those who show a token: send `authorization: Bearer TOKEN`",
         Unknown::WrongToken => "this is no token of anybody here",

@@ -16,6 +16,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::authority::AuthorityFilter;
 use super::table::ConnState;
 use super::tls::TlsSocket;
+use super::turns::Turns;
 
 /// A connected socket. A closed set, so an enum. Clones are the same socket.
 #[derive(Clone, Debug)]
@@ -165,6 +166,7 @@ pub(super) struct Watched {
     connection: Arc<ConnState>,
     /// Whether bytes between requests begin a header; not so in HTTP/2, where they may be a ping.
     heads: bool,
+    turns: Turns,
     /// For HTTP/2 on a unix socket, where clients name the socket's path as the authority.
     authority: Option<AuthorityFilter>,
 }
@@ -173,7 +175,7 @@ impl Watched {
     pub(super) fn new(socket: Socket, replay: Bytes, connection: Arc<ConnState>, heads: bool) -> Watched {
         let path_is_authority = !heads && matches!(socket, Socket::Unix(_));
         let authority = path_is_authority.then(AuthorityFilter::new);
-        Watched { socket, replay, connection, heads, authority }
+        Watched { socket, replay, connection, heads, turns: Turns::default(), authority }
     }
 
     fn arrived(&mut self, bytes: &mut [u8]) {
@@ -182,7 +184,15 @@ impl Watched {
         }
     }
 
-    fn wrote<T>(&self, result: &Poll<io::Result<T>>) {
+    fn wrote(&mut self, result: &Poll<io::Result<usize>>) {
+        self.turns.count(match result {
+            Poll::Ready(written) => Some(written.as_ref().map_or(0, |written| *written)),
+            Poll::Pending => None,
+        });
+        self.moved(result);
+    }
+
+    fn moved<T>(&self, result: &Poll<io::Result<T>>) {
         let now = Instant::now();
         match result {
             Poll::Ready(_) => self.connection.activity().write_moved(now),
@@ -205,7 +215,10 @@ impl AsyncRead for Watched {
             self.arrived(&mut buf.filled_mut()[before..]);
             return Poll::Ready(Ok(()));
         }
+        ready!(self.turns.poll_turn(cx));
         let result = Pin::new(&mut self.socket).poll_read(cx, buf);
+        let read = buf.filled().len() - before;
+        self.turns.count(result.is_ready().then_some(read));
         if self.heads && buf.filled().len() > before {
             self.connection.activity().bytes_arrived(Instant::now());
         }
@@ -216,6 +229,7 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.turns.poll_turn(cx));
         let result = Pin::new(&mut self.socket).poll_write(cx, buf);
         self.wrote(&result);
         result
@@ -226,6 +240,7 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.turns.poll_turn(cx));
         let result = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
         self.wrote(&result);
         result
@@ -239,7 +254,7 @@ impl AsyncWrite for Watched {
         let result = Pin::new(&mut self.socket).poll_flush(cx);
         // Others have nothing to flush, so this tells nothing about the other side.
         if self.socket.holds_back() {
-            self.wrote(&result);
+            self.moved(&result);
         }
         result
     }

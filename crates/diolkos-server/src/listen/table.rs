@@ -19,6 +19,8 @@ use crate::limits;
 pub(super) struct ConnState {
     /// Whose it is; `None` until somebody shows a token. Changed under the table's lock only.
     tenant: Mutex<Option<TenantId>>,
+    /// Whom a native client speaks for on it, if it is a bridge.
+    spoken_for: OnceLock<TenantId>,
     activity: Mutex<Activity>,
     evicted: AtomicBool,
     evict: Notify,
@@ -30,6 +32,7 @@ impl ConnState {
     fn new(tenant: Option<TenantId>) -> ConnState {
         ConnState {
             tenant: Mutex::new(tenant),
+            spoken_for: OnceLock::new(),
             activity: Mutex::new(Activity::new(Instant::now())),
             evicted: AtomicBool::new(false),
             evict: Notify::new(),
@@ -129,8 +132,9 @@ impl Table {
         self.paces.forget(tenant);
         let mut state = self.lock();
         let own = Some(tenant.clone());
-        let (its, others): (Vec<_>, Vec<_>) =
-            state.connections.values().cloned().partition(|connection| connection.tenant() == own);
+        let (its, others): (Vec<_>, Vec<_>) = state.connections.values().cloned().partition(|connection| {
+            connection.tenant() == own || connection.spoken_for.get() == Some(tenant)
+        });
         for connection in its {
             state.evict(&connection);
         }
@@ -241,6 +245,14 @@ pub(crate) struct ConnPlace {
 }
 
 impl ConnPlace {
+    /// All requests of the connection will be this tenant's, for whom its own one speaks. It ends when either is gone.
+    pub(crate) fn speaks_for(&self, tenant: &TenantId) {
+        if let Some(connection) = self.table.lock().connections.get(&self.number) {
+            // A connection says once whom it is for.
+            let _ = connection.spoken_for.set(tenant.clone());
+        }
+    }
+
     /// The connection is this tenant's, if it was nobody's so far: somebody showed a token on it. Past the tenant's own
     /// limit its longest idle one makes room, as when it had connected as that tenant.
     pub(crate) fn belongs_to(&self, tenant: &TenantId, own_limit: u64) -> Result<(), Full> {

@@ -37,7 +37,8 @@ use super::ring::{self, Lane};
 use super::session::{NativeSession, place_outputs, positions, timing_of};
 use super::{NativeFront, control, limits};
 use crate::app::App;
-use crate::identity::Claim;
+use crate::audit::Action;
+use crate::identity::{Claim, NOT_FOR_OTHERS};
 use crate::limits::REFUSE_RETRY;
 use crate::listen::{Budget, ConnPlace, Peer, Socket, Stop};
 use crate::sessions::ClientSession;
@@ -98,6 +99,13 @@ impl Native {
             Ok(greeted) => greeted,
             Err((id, end)) => {
                 if let End::Refused(status) = &end {
+                    self.app.audit.refused(
+                        None,
+                        Some(&self.peer),
+                        Action::Connect,
+                        status.code(),
+                        status.message(),
+                    );
                     let failed = Message::Failed(Failed::from(status));
                     let _ = Outgoing::new(id, &failed).write(&mut socket, limits::GREETING_TIMEOUT).await;
                 }
@@ -149,7 +157,7 @@ impl Native {
         let (header, message) =
             greeting.unwrap_or(Err(ReadError::Slow)).map_err(|error| (0, End::from(error)))?;
         let refused = |status| (header.id, End::Refused(status));
-        let Hello { version_min, version_max, features, client, token } = match message {
+        let Hello { version_min, version_max, features, client, token, tenant } = match message {
             Ok(Message::Hello(hello)) => hello,
             Ok(other) => {
                 let text = format!("the first message has to be `Hello`, and this is `{:?}`", other.kind());
@@ -160,7 +168,7 @@ impl Native {
         choose_version(version_min, version_max)
             .map_err(|error| refused(Status::new(Code::Unsupported, error.to_string())))?;
         let settings = self.app.settings();
-        let tenant = self.tenant(&token.0).map_err(refused)?;
+        let tenant = self.tenant(&token.0).and_then(|own| self.on_behalf(own, &tenant)).map_err(refused)?;
         let session = ClientSession::open(&self.app, &tenant).map_err(refused)?;
         tracing::debug!(peer = %self.peer, client = &*client, session = %session.id().0, "a native client");
         let offered = match self.socket {
@@ -195,6 +203,20 @@ impl Native {
             Claim::Token => Err(denied("this address serves those who show a token")),
             Claim::Nobody => Err(denied("this daemon serves you no more")),
         }
+    }
+
+    /// Whose the requests are: the client's own, or those of somebody whom it speaks for.
+    fn on_behalf(&self, own: TenantId, name: &str) -> Result<TenantId, Status> {
+        if name.is_empty() {
+            return Ok(own);
+        }
+        let directory = self.app.directory();
+        let tenant = directory
+            .spoken_for(&own, name)
+            .ok_or_else(|| Status::new(Code::PermissionDenied, NOT_FOR_OTHERS))?;
+        // Before there is a session, so that it ends with the tenant whenever that goes.
+        self.place.speaks_for(&tenant);
+        Ok(tenant)
     }
 }
 

@@ -13,7 +13,7 @@ use diolkos_wire::{DecodeError, HEADER_BYTES, Header, Limits, Message, Part, app
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 
 use super::limits;
-use crate::listen::{Budget, Socket};
+use crate::listen::{Budget, Socket, Turns};
 
 /// Why reading ended.
 #[derive(Debug, thiserror::Error)]
@@ -41,13 +41,21 @@ pub(super) struct Reader {
     descriptors: VecDeque<OwnedFd>,
     /// In so much time the next part of a message must arrive.
     patience: Duration,
+    turns: Turns,
 }
 
 impl Reader {
     /// Reads from a socket of which `replay` has been read already.
     pub(super) fn new(socket: Socket, replay: &[u8], patience: Duration) -> Reader {
         let scratch = vec![0; limits::READ_BYTES].into();
-        Reader { socket, buffer: BytesMut::from(replay), scratch, descriptors: VecDeque::new(), patience }
+        Reader {
+            socket,
+            buffer: BytesMut::from(replay),
+            scratch,
+            descriptors: VecDeque::new(),
+            patience,
+            turns: Turns::default(),
+        }
     }
 
     /// Reads what there is, and at least something.
@@ -66,7 +74,10 @@ impl Reader {
         };
         match length {
             Ok(0) | Err(_) => return Err(ReadError::Gone),
-            Ok(length) => self.buffer.extend_from_slice(&self.scratch[..length]),
+            Ok(length) => {
+                self.buffer.extend_from_slice(&self.scratch[..length]);
+                self.turns.moved(length).await;
+            }
         }
         // A message has one at most. More are kept open for nothing, and there must be an end to it.
         if self.descriptors.len() > pass::DESCRIPTORS_MAX {
@@ -152,7 +163,10 @@ impl Reader {
         match read.await {
             Err(_) => Err(ReadError::Slow),
             Ok(Ok(0) | Err(_)) => Err(ReadError::Gone),
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(length)) => {
+                self.turns.moved(length).await;
+                Ok(())
+            }
         }
     }
 
@@ -262,10 +276,12 @@ impl Outgoing {
             let sent = tokio::time::timeout(patience, send).await.map_err(|_| io::ErrorKind::TimedOut)??;
             pieces.advance(sent);
         }
+        let mut turns = Turns::default();
         while pieces.has_remaining() {
             let written = tokio::time::timeout(patience, socket.write_buf(&mut pieces));
-            if written.await.map_err(|_| io::ErrorKind::TimedOut)?? == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
+            match written.await.map_err(|_| io::ErrorKind::TimedOut)?? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                length => turns.moved(length).await,
             }
         }
         tokio::time::timeout(patience, socket.flush()).await.map_err(|_| io::ErrorKind::TimedOut)?

@@ -64,6 +64,7 @@ pub(crate) fn hello(socket: &Path) -> UnixStream {
         features,
         client: "raw".into(),
         token: Token::default(),
+        tenant: "".into(),
     };
     send(&stream, 1, &Message::Hello(hello), &[]);
     let (id, welcome) = receive(&stream, &mut Vec::new());

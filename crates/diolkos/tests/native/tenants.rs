@@ -78,6 +78,54 @@ fn a_token_says_who_it_is_on_tcp() {
     }
 }
 
+/// What a bridge gets that speaks for `tenant` over each transport; its own socket is `bridge.sock`.
+fn on_behalf(fixture: &Fixture, socket: &str, tenant: &str) -> Vec<Result<Client, Error>> {
+    let address = format!("unix:{}", fixture.socket.with_file_name(socket).display());
+    let connect = |memory| {
+        Client::connect_with(&address, Options { tenant: tenant.into(), memory, ..Options::default() })
+    };
+    vec![connect(Memory::Shared), connect(Memory::Private)]
+}
+
+#[test]
+fn a_bridge_speaks_for_others_and_nobody_else_does() {
+    let fixture = Fixture::start(
+        "listen = [{ address = \"unix:DIR/bridge.sock\", tenant = \"bridge\" }, { address = \"unix:DIR/a.sock\", tenant = \"a\" }]\n\
+         audit.file = \"DIR/audit.jsonl\"\n\
+         [tenants.bridge]\nacts_for = [\"a\", \"x*\"]\nleases.all = { kind = \"compute\", operations = [\"gate\"] }\n\
+         [tenants.a]\nregions_memory_max = \"1MiB\"\nleases.all = { kind = \"compute\", operations = [\"noop\", \"echo\"] }\n\
+         [tenants.b]\nleases.all = { kind = \"compute\", operations = [\"gate\"] }\n",
+    );
+    // As whom it speaks for: their models, and their limits.
+    for client in on_behalf(&fixture, "bridge.sock", "a") {
+        hides(&client.unwrap());
+    }
+    let big = Options { tenant: "a".into(), region_bytes: 2 << 20, ..Options::default() };
+    let bridge = format!("unix:{}", fixture.socket.with_file_name("bridge.sock").display());
+    let big = Client::connect_with(&bridge, big).unwrap();
+    assert_eq!(refused(big.tensor::<u8>(&[1000]).map(|_| ())).0, Code::TooLarge);
+    // For itself.
+    for client in on_behalf(&fixture, "bridge.sock", "") {
+        client.unwrap().open("gate").unwrap();
+    }
+    // Somebody whom it may not speak for is nobody, and so is everybody to those who may speak for none.
+    let said: Vec<_> = [
+        ("bridge.sock", "b"),
+        ("bridge.sock", "nope"),
+        ("bridge.sock", "xyz"),
+        ("a.sock", "a"),
+        ("a.sock", "b"),
+    ]
+    .into_iter()
+    .flat_map(|(socket, tenant)| on_behalf(&fixture, socket, tenant))
+    .map(|client| refused(client.map(|_| ())))
+    .collect();
+    assert!(said.iter().all(|told| *told == said[0]), "{said:?}");
+    assert_eq!(said[0].0, Code::PermissionDenied);
+    let audit = std::fs::read_to_string(fixture.dir().join("audit.jsonl")).unwrap();
+    assert!(audit.contains("\"action\":\"connect\"") && audit.contains("speak for"), "{audit}");
+}
+
 #[test]
 fn who_is_turned_away_is_told_why() {
     let fixture = Fixture::start("[tenants.a]\nuids = [4294967294]\n");
