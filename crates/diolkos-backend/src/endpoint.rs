@@ -78,6 +78,12 @@ impl Request {
             deadline: None,
         }
     }
+
+    /// Size of the inputs together.
+    #[must_use]
+    pub fn input_bytes(&self) -> u64 {
+        self.inputs.iter().map(|input| input.tensor.data.len() as u64).sum()
+    }
 }
 
 /// Where the time of one job went.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::rate::Rate;
+use crate::rate::{ByteRate, Rate};
 use crate::sched::{Class, Share};
 use crate::store::ModelEntry;
 
@@ -15,6 +15,8 @@ use crate::store::ModelEntry;
 pub struct Policy {
     /// Requests; `None` = as many as it sends.
     pub rate: Option<Rate>,
+    /// Bytes that its requests bring; `None` = as many as it sends.
+    pub bytes_rate: Option<ByteRate>,
     /// Sessions that may be open at once.
     pub sessions_max: u64,
     /// Bytes that its requests in flight may need.
@@ -37,6 +39,7 @@ impl Policy {
     pub fn everything() -> Policy {
         Policy {
             rate: None,
+            bytes_rate: None,
             sessions_max: u64::MAX,
             requests_memory_max: u64::MAX,
             regions_memory_max: u64::MAX,

@@ -67,7 +67,7 @@ pub use endpoint::LocalEndpoint;
 pub use engine::{Engine, EngineConfig, StartError, Strangers};
 pub use explain::{Explained, Past, Scheduled, Standing, Waited};
 pub use lease::{Lease, Patterns, Policy, matches};
-pub use rate::{Meter, Rate};
+pub use rate::{ByteRate, Meter, Rate};
 pub use request::{NamedTensor, Outputs, Reply, ReplySink, Request, Timing};
 pub use sched::{Class, FloorShares, PoolPolicy, Share};
 pub use session::{CancelOnDrop, RegionCharge, Session, Ticket};

@@ -5,10 +5,13 @@
 //! The state is when the next request would be due if all came evenly. A request that comes no more than the burst
 //! before that is admitted, and moves it by one interval.
 
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::sched::Nanos;
+
+const SECOND: Nanos = 1_000_000_000;
 
 /// How often, and how many at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +35,34 @@ impl Rate {
     }
 }
 
-/// One tenant's use of a [`Rate`]. Times are nanoseconds from an origin that the caller chose.
+/// So many bytes per second, and those of a second at once.
+///
+/// How many come is known only when they have come, or have been announced. So they are charged whatever the account says, and
+/// what comes next waits until it is settled: whoever is within the rate may send something larger than a second's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteRate(NonZeroU64);
+
+impl ByteRate {
+    /// So many bytes per second.
+    #[must_use]
+    pub const fn new(per_second: NonZeroU64) -> ByteRate {
+        ByteRate(per_second)
+    }
+
+    /// Bytes per second.
+    #[must_use]
+    pub const fn per_second(self) -> NonZeroU64 {
+        self.0
+    }
+
+    /// How long so many bytes take, at most a day.
+    fn time_of(self, bytes: u64) -> Nanos {
+        let nanos = u128::from(bytes) * u128::from(SECOND) / u128::from(self.0.get());
+        u64::try_from(nanos).unwrap_or(Nanos::MAX).min(24 * 3600 * SECOND)
+    }
+}
+
+/// One tenant's use of a [`Rate`] or a [`ByteRate`]. Times are nanoseconds from an origin that the caller chose.
 #[derive(Debug, Default)]
 pub struct Meter {
     due: AtomicU64,
@@ -47,6 +77,21 @@ impl Meter {
             Ok(_) => Ok(()),
             Err(due) => Err(early(due, now, rate).unwrap_or_default()),
         }
+    }
+
+    /// Charges bytes that came.
+    pub fn debit(&self, now: Nanos, rate: ByteRate, bytes: u64) {
+        let cost = rate.time_of(bytes);
+        let next = |due: Nanos| Some(due.max(now).saturating_add(cost));
+        // Relaxed, as above. It never fails, as the closure gives something each time.
+        let _ = self.due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+    }
+
+    /// How long until more bytes may come, if not now.
+    #[must_use]
+    pub fn owes(&self, now: Nanos) -> Option<Duration> {
+        let owed = self.due.load(Ordering::Relaxed).saturating_sub(now).saturating_sub(SECOND);
+        (owed > 0).then(|| Duration::from_nanos(owed))
     }
 
     /// Whether a request would be refused now, and how long it had to wait; charges nothing.
@@ -67,8 +112,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    const SECOND: Nanos = 1_000_000_000;
 
     fn per_second(requests: u32, burst: u32) -> Rate {
         Rate::new(Duration::from_secs(1) / requests, burst)
@@ -100,6 +143,29 @@ mod tests {
         assert!((0..100).all(|_| meter.admit(SECOND, endless).is_ok()));
     }
 
+    fn bytes_per_second(bytes: u64) -> ByteRate {
+        ByteRate::new(NonZeroU64::new(bytes).unwrap())
+    }
+
+    #[test]
+    fn bytes_are_charged_and_what_comes_next_waits() {
+        let (meter, rate) = (Meter::default(), bytes_per_second(1000));
+        meter.debit(SECOND, rate, 1000);
+        assert_eq!(meter.owes(SECOND), None, "a second's bytes at once");
+        // More than a second's are charged as a whole, and paid for by waiting.
+        meter.debit(SECOND, rate, 5000);
+        assert_eq!(meter.owes(SECOND), Some(Duration::from_secs(5)));
+        assert_eq!(
+            (meter.owes(6 * SECOND - 1), meter.owes(6 * SECOND)),
+            (Some(Duration::from_nanos(1)), None)
+        );
+        // Nothing is saved up for longer than a second.
+        meter.debit(100 * SECOND, rate, 1001);
+        assert_eq!(meter.owes(100 * SECOND), Some(Duration::from_millis(1)));
+        meter.debit(100 * SECOND, bytes_per_second(1), u64::MAX);
+        assert!(meter.owes(100 * SECOND).unwrap() <= Duration::from_secs(25 * 3600));
+    }
+
     #[test]
     fn whoever_races_gets_no_more() {
         let (meter, rate) = (Meter::default(), per_second(1, 50));
@@ -112,6 +178,28 @@ mod tests {
     }
 
     proptest! {
+        /// Whoever sends whenever it may gets the rate, a second's bytes, and one piece more.
+        #[test]
+        fn bytes_keep_to_the_rate(per_second in 1u64..1 << 40, sizes in proptest::collection::vec(1u64..1 << 32, 1..50)) {
+            let (meter, rate) = (Meter::default(), bytes_per_second(per_second));
+            let (mut now, mut sent) = (SECOND, 0u128);
+            let largest = u128::from(*sizes.iter().max().unwrap());
+            for bytes in sizes {
+                if let Some(wait) = meter.owes(now) {
+                    now += u64::try_from(wait.as_nanos()).unwrap();
+                    prop_assert!(meter.owes(now).is_none());
+                }
+                meter.debit(now, rate, bytes);
+                sent += u128::from(bytes);
+                let elapsed = u128::from(now - SECOND);
+                // A day is the longest that anything is charged, and rounding is to whole nanoseconds.
+                let capped = largest > u128::from(per_second) * 86_400;
+                let allowed = u128::from(per_second) * (elapsed + u128::from(SECOND)) / u128::from(SECOND) + largest + 50;
+                let rounding = 50 * u128::from(per_second) / u128::from(SECOND);
+                prop_assert!(capped || sent <= allowed + rounding, "{} > {}", sent, allowed);
+            }
+        }
+
         /// In no stretch of time are there more than a burst and what the rate gives for it.
         #[test]
         fn every_window_is_bounded(

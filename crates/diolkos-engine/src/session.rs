@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use diolkos_backend::CancelFlag;
 use diolkos_types::{BuildSpread, HandleId, JobId, SessionId, Status, TenantId};
@@ -147,9 +147,29 @@ impl Session {
     /// come is charged when it is submitted.
     #[must_use]
     pub fn refuse_over_rate(&self) -> Option<Status> {
-        let refused = self.inner.tenant.over_rate(Instant::now()).map(status::over_rate)?;
+        let refused = self.inner.tenant.over_rate(Instant::now()).map(status::over_rate);
+        let Some(refused) = refused else { return self.refuse_over_bytes() };
         self.inner.tenant.count_refusal(&refused);
         Some(refused)
+    }
+
+    /// The same for bytes alone: for requests whose rate is looked at when they are submitted.
+    #[must_use]
+    pub fn refuse_over_bytes(&self) -> Option<Status> {
+        let refused = status::over_bytes(self.over_bytes()?);
+        self.inner.tenant.count_refusal(&refused);
+        Some(refused)
+    }
+
+    /// How long until its tenant may send more bytes, if not now.
+    #[must_use]
+    pub fn over_bytes(&self) -> Option<Duration> {
+        self.inner.tenant.over_bytes()
+    }
+
+    /// Charges its tenant for bytes of requests that came, or were announced and are going to be read.
+    pub fn received(&self, bytes: u64) {
+        self.inner.tenant.received(bytes);
     }
 
     /// Counts a request that a front had no room for, and charges it to the rate as if it had been submitted: what is

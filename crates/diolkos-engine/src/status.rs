@@ -135,6 +135,10 @@ pub(crate) fn over_rate(wait: Duration) -> Status {
     Status::busy("you send more requests than the `rate` of your tenant; try again later", wait)
 }
 
+pub(crate) fn over_bytes(wait: Duration) -> Status {
+    Status::busy("you send more bytes than the `bytes_rate` of your tenant; try again later", wait)
+}
+
 pub(crate) fn too_many_sessions_of_tenant(limit: u64) -> Status {
     Status::busy(
         format!("your tenant has {limit} sessions open, which is its limit (`sessions_max`)"),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tenants: whom everything is charged to.
 
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use crate::account::{AccountKey, Failures, Gauge, Seat, Total, saturating_ns};
 use crate::explain::History;
 use crate::lease::Policy;
 use crate::memory::Memory;
-use crate::rate::Meter;
+use crate::rate::{ByteRate, Meter};
 use crate::sched::TenantKey;
 
 /// Told of limits and permissions that a tenant ran into.
@@ -34,6 +35,9 @@ pub(crate) struct Tenant {
     device_ns: AtomicU64,
     pub(crate) history: History,
     meter: Meter,
+    /// Of bytes, and how many per second there may be (0 = any number): beside the policy, because every request asks.
+    bytes: Meter,
+    bytes_rate: AtomicU64,
     /// What the meter's time counts from.
     born: Instant,
     refusals: Arc<OnceLock<Refusals>>,
@@ -63,6 +67,8 @@ impl Tenant {
             device_ns: AtomicU64::new(0),
             history: History::default(),
             meter: Meter::default(),
+            bytes: Meter::default(),
+            bytes_rate: AtomicU64::new(0),
             refusals: refusals.clone(),
             born: Instant::now(),
             policy: RwLock::new(Arc::new(Policy::nothing())),
@@ -105,6 +111,7 @@ impl Tenant {
     pub(crate) fn set_policy(&self, policy: Policy) {
         self.memory.limit(policy.requests_memory_max);
         self.regions.limit(policy.regions_memory_max);
+        self.bytes_rate.store(policy.bytes_rate.map_or(0, |rate| rate.per_second().get()), Ordering::Relaxed);
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
     }
 
@@ -118,6 +125,24 @@ impl Tenant {
     pub(crate) fn over_rate(&self, now: Instant) -> Option<Duration> {
         let rate = self.policy().rate?;
         self.meter.peek(self.at(now), rate)
+    }
+
+    /// Charges bytes of requests.
+    pub(crate) fn received(&self, bytes: u64) {
+        if let Some(rate) = self.bytes_rate() {
+            self.bytes.debit(self.at(Instant::now()), rate, bytes);
+        }
+    }
+
+    /// How long the next bytes would have to wait.
+    pub(crate) fn over_bytes(&self) -> Option<Duration> {
+        self.bytes_rate()?;
+        self.bytes.owes(self.at(Instant::now()))
+    }
+
+    fn bytes_rate(&self) -> Option<ByteRate> {
+        // Relaxed: the number stands for itself.
+        NonZeroU64::new(self.bytes_rate.load(Ordering::Relaxed)).map(ByteRate::new)
     }
 
     fn at(&self, now: Instant) -> u64 {

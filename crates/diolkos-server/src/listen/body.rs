@@ -11,7 +11,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use tokio::time::Sleep;
 use super::framing::Framing;
 use super::table::ConnState;
 use crate::limits;
+use crate::sessions::ClientSession;
 
 /// Memory that bodies may hold: all connections together, or those of one tenant. Atomics are relaxed: the number is a
 /// sum of its own and orders nothing else.
@@ -215,6 +216,10 @@ pub(super) struct RequestBody<B> {
     inner: B,
     meter: Arc<Meter>,
     messages: Option<Messages>,
+    /// Who is charged for bytes as they come (`tenants.NAME.bytes_rate`), where nobody was for all of them at once.
+    charged: Option<Arc<ClientSession>>,
+    /// Runs while a stream waits for its tenant to be within its rate again.
+    pause: Option<Pin<Box<Sleep>>>,
     timeout: Duration,
     /// Armed while nothing is there to read.
     timer: Option<Pin<Box<Sleep>>>,
@@ -226,9 +231,10 @@ impl<B> RequestBody<B> {
         inner: B,
         meter: Arc<Meter>,
         messages: Option<Messages>,
+        charged: Option<Arc<ClientSession>>,
         timeout: Duration,
     ) -> RequestBody<B> {
-        RequestBody { inner, meter, messages, timeout, timer: None, since_progress: 0 }
+        RequestBody { inner, meter, messages, charged, pause: None, timeout, timer: None, since_progress: 0 }
     }
 
     fn fail<T>(&self, fault: Fault, error: BodyError) -> Poll<Option<Result<T, BodyError>>> {
@@ -249,6 +255,9 @@ impl<B> RequestBody<B> {
     /// Whether there is memory for it.
     fn arrived(&mut self, data: &[u8]) -> bool {
         let replying = self.meter.is_replying();
+        if let Some(session) = &self.charged {
+            session.received(data.len() as u64);
+        }
         self.since_progress += data.len() as u64;
         if self.since_progress >= limits::BODY_PROGRESS_BYTES {
             self.progress();
@@ -261,6 +270,26 @@ impl<B> RequestBody<B> {
             self.progress();
         }
         self.meter.charge(data.len() as u64)
+    }
+
+    /// A stream waits until its tenant is within its rate of bytes: it can't be refused as a request can. A message that has begun
+    /// comes slowly then, but comes, whatever the rate is.
+    fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let is_stream = self.messages.is_some() && self.meter.is_replying();
+        let Some(session) = self.charged.clone().filter(|_| is_stream) else { return Poll::Ready(()) };
+        loop {
+            let has_begun = self.half() > 0;
+            if let Some(pause) = &mut self.pause {
+                ready!(pause.as_mut().poll(cx));
+                self.pause = None;
+                if has_begun {
+                    return Poll::Ready(());
+                }
+            }
+            let Some(wait) = session.over_bytes() else { return Poll::Ready(()) };
+            let wait = if has_begun { wait.min(limits::PAUSE_WITHIN_MESSAGE) } else { wait };
+            self.pause = Some(Box::pin(tokio::time::sleep(wait)));
+        }
     }
 
     fn waits(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -288,6 +317,7 @@ impl<B: HttpBody<Data = Bytes, Error = hyper::Error> + Unpin> HttpBody for Reque
             // Whoever asks for more has taken every whole message.
             this.meter.keep(this.half());
         }
+        ready!(this.poll_pause(cx));
         match Pin::new(&mut this.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 let data = frame.data_ref().map_or(&[][..], |data| data);

@@ -107,12 +107,18 @@ impl hyper::service::Service<Request<Incoming>> for ConnService {
                 reason,
             );
         }
+        // What was announced is charged at once, or many would be let in while the first is read.
+        let announced = request.body().size_hint().exact();
+        if let Some(bytes) = announced {
+            session.received(bytes);
+        }
+        let charged = announced.is_none().then(|| session.clone());
         let budget = session.bodies.clone();
         let meter = Meter::new(budget.clone());
         let timeout = self.app.settings().limits.body_timeout.get();
         let messages = (front == Front::Grpc).then(|| Messages::new(self.connection.clone(), number));
         let mut request =
-            request.map(|body| Body::new(RequestBody::new(body, meter.clone(), messages, timeout)));
+            request.map(|body| Body::new(RequestBody::new(body, meter.clone(), messages, charged, timeout)));
         request.extensions_mut().insert(context);
         let (app, fronts) = (self.app.clone(), self.fronts.clone());
         let span = trace.map_or_else(tracing::Span::none, TraceContext::span);

@@ -326,7 +326,15 @@ impl Conversation {
         let header = reader.header(&self.limits).await?;
         let message = reader.message(&header).await?;
         let permit = self.answers.clone().reserve_owned().await.map_err(|_| ReadError::Gone)?;
-        let payload = reader.payload(header.payload, &self.budget).await?;
+        // What is refused has to be read all the same, and is not kept.
+        let over = matches!(message, Ok(Message::Infer(_)))
+            .then(|| self.session.client.refuse_over_bytes())
+            .flatten();
+        self.session.client.received(header.payload);
+        let payload = match &over {
+            Some(_) => reader.pass_over(header.payload).await.map(|()| None)?,
+            None => reader.payload(header.payload, &self.budget).await?,
+        };
         let failed = |status: &Status| Outgoing::new(header.id, &Message::Failed(Failed::from(status)));
         let message = match message {
             Ok(message) => message,
@@ -345,7 +353,7 @@ impl Conversation {
             }
             Message::Infer(infer) => match payload {
                 Some(payload) => self.infer(&header, infer, &payload, permit),
-                None => drop(permit.send(failed(&status_no_memory()))),
+                None => drop(permit.send(failed(&over.unwrap_or_else(status_no_memory)))),
             },
             Message::RegisterRegion(register) => {
                 let result = self.register(&register, reader.descriptor());

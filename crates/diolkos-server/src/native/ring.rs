@@ -320,6 +320,11 @@ impl RingChannel {
             self.refuse(id, &Status::new(Code::Unavailable, "the daemon is shutting down"));
             return None;
         }
+        // Before anything is copied.
+        if let Some(status) = lane.session.client.refuse_over_bytes() {
+            self.refuse(id, &status);
+            return None;
+        }
         let results = match infer.results {
             ResultPlace::Stream => Ok(None),
             ResultPlace::Region(extent) => {
@@ -334,6 +339,7 @@ impl RingChannel {
                 return None;
             }
         };
+        lane.session.client.received(request.input_bytes());
         let sink = Box::new(Answer { lane: lane.clone(), id, opened, results });
         let (ticket, here) = lane.session.client.submit_offering(request, sink, offer);
         let mut flights = lane.flights();

@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
-use diolkos_engine::{Class, Lease, Patterns, Policy, Rate, Share};
+use diolkos_engine::{ByteRate, Class, Lease, Patterns, Policy, Rate, Share};
 use serde::{Deserialize, Serialize};
 
-use super::units::{Interval, Mode, RequestRate, Size};
+use super::units::{BytesRate, Interval, Mode, RequestRate, Size};
 use crate::identity::{CertificateName, CgroupPattern, Cid, TokenHash};
 use crate::listen::Address;
 
@@ -33,6 +33,8 @@ pub struct TenantSettings {
     pub rate: Option<RequestRate>,
     /// Requests at once after a pause, where there is a rate. Default: a second's, at least 1.
     pub burst: Option<u32>,
+    /// Bytes of its requests, such as `"64MiB/s"`; those of a second may come at once. Default: as many as it sends.
+    pub bytes_rate: Option<BytesRate>,
     /// Connections. Default: as many as there may be.
     pub connections_max: Option<u64>,
     /// New connections, such as `"50/s"`; as many at once after a pause as in a second, at least 16. Default: as often as it
@@ -152,6 +154,7 @@ impl TenantSettings {
             self.leases.values().partition(|lease| lease.resource.is_some());
         Policy {
             rate,
+            bytes_rate: self.bytes_rate.map(|rate| ByteRate::new(rate.get())),
             sessions_max: self.sessions_max.unwrap_or(u64::MAX),
             requests_memory_max: size(self.requests_memory_max),
             regions_memory_max: size(self.regions_memory_max),

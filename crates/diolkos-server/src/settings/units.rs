@@ -2,6 +2,7 @@
 //! Values with a unit: `"5s"`, `"64MiB"`, `"0600"`, and the two closed sets of the log section.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -22,6 +23,9 @@ pub enum UnitError {
     /// No rate.
     #[error("`{0}` is no rate: write a whole number of requests and /s, /m or /h, such as \"100/s\"")]
     Rate(String),
+    /// No rate of bytes.
+    #[error("`{0}` is no rate of bytes: write a size and /s, such as \"64MiB/s\"")]
+    BytesRate(String),
     /// No permissions.
     #[error("`{0}` is no file mode: write three octal digits behind a 0, such as \"0600\"")]
     Mode(String),
@@ -67,7 +71,7 @@ macro_rules! text_in_toml {
     )*};
 }
 
-text_in_toml!(Interval, Size, RequestRate, Mode, LogLevel, LogFormat);
+text_in_toml!(Interval, Size, RequestRate, BytesRate, Mode, LogLevel, LogFormat);
 
 /// A length of time, written `"60us"`, `"250ms"`, `"5s"`, `"2m"` or `"1h"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -239,6 +243,35 @@ impl FromStr for RequestRate {
 impl fmt::Display for RequestRate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.requests, self.unit)
+    }
+}
+
+/// So many bytes in a second, written `"64MiB/s"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BytesRate(Size);
+
+impl BytesRate {
+    /// Bytes in a second.
+    #[must_use]
+    pub fn get(self) -> NonZeroU64 {
+        NonZeroU64::new(self.0.get()).expect("0 is refused when it is read")
+    }
+}
+
+impl FromStr for BytesRate {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<BytesRate, UnitError> {
+        let bad = || UnitError::BytesRate(excerpt(text));
+        let size: Size = text.strip_suffix("/s").ok_or_else(bad)?.parse().map_err(|_| bad())?;
+        if size.get() == 0 { Err(bad()) } else { Ok(BytesRate(size)) }
+    }
+}
+
+impl fmt::Display for BytesRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/s", self.0)
     }
 }
 

@@ -7,7 +7,7 @@ use diolkos_server::grpc::pb::{
 };
 use tonic::{Code, Response, Status};
 
-use crate::support::{Client, Fixture, named, start};
+use crate::support::{Client, Fixture, named, raw, start};
 
 async fn with_leases(leases: &str) -> Fixture {
     let us = rustix::process::geteuid().as_raw();
@@ -17,6 +17,28 @@ async fn with_leases(leases: &str) -> Fixture {
 fn refused<T: std::fmt::Debug>(result: Result<Response<T>, Status>) -> (Code, String) {
     let status = result.unwrap_err();
     (status.code(), status.message().to_owned())
+}
+
+#[tokio::test]
+async fn over_its_rate_of_bytes_a_call_is_refused_and_a_stream_waits() {
+    let leases = "bytes_rate = \"4KiB/s\"\nleases.all = { kind = \"compute\", operations = [\"echo\"] }\n";
+    let fixture = with_leases(leases).await;
+    let mut client = fixture.client().await;
+    let large = || raw("echo", "UINT8", &[6 << 10], vec![7; 6 << 10]);
+    let began = std::time::Instant::now();
+    let (send, receive) = tokio::sync::mpsc::channel(1);
+    let requests = tokio_stream::wrappers::ReceiverStream::new(receive);
+    let mut answers = client.model_stream_infer(requests).await.unwrap().into_inner();
+    for _ in 0..3 {
+        send.send(large()).await.unwrap();
+        let answer = answers.message().await.unwrap().unwrap();
+        assert_eq!(answer.error_message, "");
+    }
+    // 18 KiB, of which the last 6 came when no more than a second's were owed.
+    assert!(began.elapsed() > std::time::Duration::from_millis(1500), "{:?}", began.elapsed());
+    let (code, text) = refused(client.model_infer(large()).await);
+    assert!(code == Code::ResourceExhausted && text.contains("`bytes_rate`"), "{text}");
+    fixture.end().await;
 }
 
 async fn all_calls(client: &mut Client, model: &str) -> Vec<(Code, String)> {

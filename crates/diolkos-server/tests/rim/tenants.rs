@@ -258,6 +258,33 @@ async fn a_rate_is_told_with_the_time_to_wait() {
 }
 
 #[tokio::test]
+async fn bytes_have_a_rate_too() {
+    let limited = BOTH.replace("[tenants.a]\n", "[tenants.a]\nbytes_rate = \"1KiB/s\"\n");
+    let fixture = tenants(&limited).await;
+    let mut a = connect(&fixture, "a").await;
+    let values = vec!["7"; 4 << 10].join(",");
+    // Larger than a second's, and paid for by waiting.
+    assert_eq!(a.infer("copy", &values).await.unwrap().status, 200);
+    let reply = a.infer("copy", "7").await.unwrap();
+    let wait: u64 = reply.header("retry-after").unwrap().parse().unwrap();
+    assert!(reply.status == 429 && (5..=8).contains(&wait), "{reply:?}");
+    assert!(reply.body.contains("`bytes_rate`"), "{reply:?}");
+    assert_eq!(audit(&fixture).pop().unwrap()["result"], "busy");
+    // What is refused is not charged, not even read, and others have a rate of their own.
+    let length = 60 << 20;
+    a.send(&format!("POST /v2/models/copy/infer HTTP/1.1\r\nHost: d\r\nContent-Length: {length}\r\n\r\n"))
+        .await;
+    let reply = a.reply().await.unwrap();
+    assert!(
+        reply.status == 429 && reply.header("retry-after").unwrap().parse::<u64>().unwrap() <= wait,
+        "{reply:?}"
+    );
+    fixture.gate.open();
+    assert_eq!(connect(&fixture, "b").await.infer("gate", &values).await.unwrap().status, 200);
+    fixture.daemon.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_body_without_room_is_not_read_and_costs_its_rate() {
     let limited = BOTH
         .replace("[tenants.a]\n", "[tenants.a]\nrate = \"1/h\"\nburst = 2\nrequests_memory_max = \"1MiB\"\n");

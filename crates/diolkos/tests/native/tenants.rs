@@ -213,6 +213,27 @@ fn regions_are_charged_to_their_tenant() {
 }
 
 #[test]
+fn bytes_have_a_rate_for_each_tenant() {
+    let fixture = two("bytes_rate = \"4KiB/s\"");
+    for memory in [Memory::Shared, Memory::Private] {
+        let client = connect(&fixture, "a", Options { memory, ..Options::default() });
+        let echo = |client: &Client, bytes: u64| {
+            let model = client.open("echo").unwrap();
+            let (mut sent, spec) = (client.tensor::<u8>(&[bytes]).unwrap(), &model.inputs()[0]);
+            sent.fill(7);
+            model.infer([(&*spec.name, sent)]).map(|_| ())
+        };
+        // Within the rate there may be something larger than a second's, which has to be made up for.
+        eventually("a large one is taken", || echo(&client, 10_000).is_ok());
+        let (code, text) = refused(echo(&client, 1));
+        assert!(code == Code::Busy && text.contains("`bytes_rate`"), "{text}");
+        // The connection goes on, requests without bytes included, once it is made up for; and others have their own rate.
+        echo(&connect(&fixture, "b", Options { memory, ..Options::default() }), 1 << 20).unwrap();
+        eventually("it is made up for", || client.open("noop").unwrap().infer(NONE).is_ok());
+    }
+}
+
+#[test]
 fn sessions_have_a_bound_for_each_tenant() {
     let fixture = two("sessions_max = 2");
     let _held: Vec<Client> = (0..2).map(|_| connect(&fixture, "a", Options::default())).collect();

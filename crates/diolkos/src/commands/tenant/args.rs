@@ -103,6 +103,9 @@ pub struct TenantAdd {
     /// Requests at once after a pause [default: a second's]
     #[arg(long, value_name = "N")]
     pub burst: Option<u32>,
+    /// Bytes of its requests, such as 64MiB/s
+    #[arg(long, value_name = "RATE")]
+    pub bytes_rate: Option<String>,
     /// Connections
     #[arg(long, value_name = "N")]
     pub connections_max: Option<u64>,
@@ -138,7 +141,7 @@ pub struct TenantAdd {
     pub lease: LeaseOptions,
     /// Take everything from `[tenants.NAME]` in this file instead, which is TOML as in the settings; `-` = standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["sockets", "socket_mode", "uids", "cgroups", "cids", "tokens",
-        "certificates", "rate", "burst", "connections_max", "connection_rate", "sessions_max", "requests_memory_max", "regions_memory_max",
+        "certificates", "rate", "burst", "bytes_rate", "connections_max", "connection_rate", "sessions_max", "requests_memory_max", "regions_memory_max",
         "deadline_max", "batch_alone", "load", "metrics", "admin", "models", "operations", "class", "resource", "pool", "weight", "concurrency_max",
         "queue_max"])]
     pub from: Option<PathBuf>,
@@ -313,6 +316,7 @@ fn of_flags(add: &TenantAdd) -> Result<Value, Failure> {
         "certificates": add.certificates,
         "rate": add.rate,
         "burst": add.burst,
+        "bytes_rate": add.bytes_rate,
         "connections_max": add.connections_max,
         "connection_rate": add.connection_rate,
         "sessions_max": add.sessions_max,

@@ -10,6 +10,9 @@ use super::results::Usage;
 /// Requests per second that the flooding tenant may send.
 pub(super) const RATE_LIMIT: u32 = 100;
 
+/// Bytes per second that its requests may bring: four bodies.
+pub(super) const BYTES_RATE_LIMIT: u64 = 64 << 20;
+
 /// Its connections.
 const CONNECTIONS_MAX: u64 = 256;
 
@@ -58,6 +61,7 @@ leases.cpu = {{ kind = "compute", operations = ["*"] }}
 [tenants.flood]
 rate = "{RATE_LIMIT}/s"
 burst = 10
+bytes_rate = "{BYTES_RATE_LIMIT}B/s"
 connections_max = {CONNECTIONS_MAX}
 connection_rate = "{RATE_LIMIT}/s"
 sessions_max = 16
