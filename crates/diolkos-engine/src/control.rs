@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use diolkos_types::{JobId, Status};
+use diolkos_types::{JobId, Status, TenantId};
 
 use crate::engine::EngineInner;
 use crate::job::{Obligation, panic_text};
@@ -19,7 +19,7 @@ use crate::memory::Reservation;
 use crate::request::Request;
 use crate::session::Opened;
 use crate::status;
-use crate::store::{Change, ClientFiles, LoadReport, Store, StoreError};
+use crate::store::{Behalf, Change, ClientFiles, LoadReport, StoreError};
 use crate::tenant::Tenant;
 use crate::timer::Alarm;
 
@@ -30,6 +30,13 @@ pub enum ControlRequest {
     Load {
         /// Which.
         name: String,
+    },
+    /// The same for a tenant, whose share of memory it takes.
+    LoadFor {
+        /// Which.
+        name: String,
+        /// Whose.
+        tenant: TenantId,
     },
     /// Load a model from contents that a client sent.
     LoadFiles {
@@ -101,14 +108,21 @@ enum Waiting {
     /// A request that runs on it.
     Request(Box<Parked>),
     /// Somebody who wants to be told.
-    Call(Warmed),
+    Call(Warmed, Arc<Tenant>),
 }
 
 impl Waiting {
     fn request(&self) -> Option<&Parked> {
         match self {
             Waiting::Request(parked) => Some(parked),
-            Waiting::Call(_) => None,
+            Waiting::Call(..) => None,
+        }
+    }
+
+    fn tenant(&self) -> &Arc<Tenant> {
+        match self {
+            Waiting::Request(parked) => &parked.obligation.tenant,
+            Waiting::Call(_, tenant) => tenant,
         }
     }
 
@@ -120,7 +134,7 @@ impl Waiting {
                 drop((request, memory, place));
                 obligation.refuse(status);
             }
-            Waiting::Call(warmed) => warmed(Err(status)),
+            Waiting::Call(warmed, _) => warmed(Err(status)),
         }
     }
 }
@@ -215,8 +229,8 @@ impl Control {
     }
 
     /// Tells when a model is loaded, or that it can't be.
-    pub(crate) fn warm(&self, name: String, warmed: Warmed) {
-        self.wait_for(name, Waiting::Call(warmed));
+    pub(crate) fn warm(&self, name: String, tenant: Arc<Tenant>, warmed: Warmed) {
+        self.wait_for(name, Waiting::Call(warmed, tenant));
     }
 
     fn wait_for(&self, name: String, waiting: Waiting) {
@@ -335,11 +349,11 @@ fn refuse(task: Task) {
 fn carry_out(shared: &Shared, engine: &EngineInner, task: Task) {
     match task {
         Task::Change(request, done) => {
-            let result = guarded(|| change(&engine.store, request));
+            let result = guarded(|| change(engine, request));
             done(result);
         }
         Task::Warm(name) => {
-            let loaded = guarded(|| engine.store.load(&name).map_err(|e| status::of_store(&e)));
+            let loaded = load_on_demand(shared, engine, &name);
             if let Err(error) = &loaded {
                 tracing::warn!(model = name, %error, "loading on first use failed");
             }
@@ -350,11 +364,40 @@ fn carry_out(shared: &Shared, engine: &EngineInner, task: Task) {
             for waiting in waiting {
                 match waiting {
                     Waiting::Request(parked) => engine.submit_parked(*parked, loaded.as_ref().err()),
-                    Waiting::Call(warmed) => warmed(loaded.as_ref().map(drop).map_err(Status::clone)),
+                    Waiting::Call(warmed, _) => warmed(loaded.as_ref().map(drop).map_err(Status::clone)),
                 }
             }
         }
     }
+}
+
+/// Loads a model for one of those who wait for it: the first in whose share there is room. The others have it as well then.
+fn load_on_demand(shared: &Shared, engine: &EngineInner, name: &str) -> Result<LoadReport, Status> {
+    let mut askers: Vec<Arc<Tenant>> = Vec::new();
+    for waiting in shared.lock().parked.get(name).into_iter().flatten() {
+        let tenant = waiting.tenant();
+        if askers.len() < limits::ASKERS_MAX && !askers.iter().any(|asker| Arc::ptr_eq(asker, tenant)) {
+            askers.push(tenant.clone());
+        }
+    }
+    let load = |behalf: Option<&Behalf>| {
+        let mut is_share = false;
+        let loaded = guarded(|| {
+            engine.store.load_for(name, behalf).map_err(|error| {
+                is_share = error.is_share();
+                status::of_store(&error)
+            })
+        });
+        (loaded, is_share)
+    };
+    let Some((last, others)) = askers.split_last() else { return load(None).0 };
+    for asker in others {
+        let (loaded, is_share) = load(Some(&asker.behalf()));
+        if !is_share {
+            return loaded;
+        }
+    }
+    load(Some(&last.behalf())).0
 }
 
 /// A panic while loading costs that load, and the control thread goes on.
@@ -366,10 +409,15 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, Status>) -> Result<T, Status> {
     })
 }
 
-fn change(store: &Store, request: ControlRequest) -> Result<ControlReply, Status> {
+fn change(engine: &EngineInner, request: ControlRequest) -> Result<ControlReply, Status> {
+    let store = &engine.store;
     let of_store = |error: StoreError| status::of_store(&error);
     match request {
         ControlRequest::Load { name } => store.load(&name).map(ControlReply::Loaded).map_err(of_store),
+        ControlRequest::LoadFor { name, tenant } => {
+            let behalf = engine.known(&tenant).map(|tenant| tenant.behalf());
+            store.load_for(&name, behalf.as_ref()).map(ControlReply::Loaded).map_err(of_store)
+        }
         ControlRequest::LoadFiles { name, files } => {
             store.load_files(&name, files).map(ControlReply::Loaded).map_err(of_store)
         }

@@ -38,7 +38,7 @@ impl LocalEndpoint {
         let entry = self.session.find(name);
         if entry.is_ok_and(|entry| matches!(entry.bind(version), Err(BindError::Cold))) {
             let (send, receive) = mpsc::sync_channel(1);
-            self.engine.warm(name, move |result| {
+            self.session.warm(name, move |result| {
                 // The receiver outlives the call, below.
                 let _ = send.send(result);
             });

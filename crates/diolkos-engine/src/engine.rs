@@ -124,7 +124,7 @@ pub(crate) struct EngineInner {
     devices: Vec<Device>,
     device_of_backend: HashMap<&'static str, usize>,
     timer: Timer,
-    control: Control,
+    pub(crate) control: Control,
     memory: Arc<Memory>,
     batching: bool,
     refusals: Arc<OnceLock<Refusals>>,
@@ -241,12 +241,6 @@ impl Engine {
         self.inner.control.submit(request, Box::new(done));
     }
 
-    /// Loads an installed model that is not loaded. However many ask, and however many requests wait for it,
-    /// it is loaded once. `done` is called once, from the control thread or, when too many wait, from this one.
-    pub fn warm(&self, name: &str, done: impl FnOnce(Result<(), Status>) + Send + 'static) {
-        self.inner.control.warm(name.to_owned(), Box::new(done));
-    }
-
     /// [`Engine::control`], waiting for the end. Not for async tasks.
     pub fn control_and_wait(&self, request: ControlRequest) -> Result<ControlReply, Status> {
         let (send, receive) = std::sync::mpsc::sync_channel(1);
@@ -338,7 +332,7 @@ impl EngineInner {
         self.sessions.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn known(&self, id: &TenantId) -> Option<Arc<Tenant>> {
+    pub(crate) fn known(&self, id: &TenantId) -> Option<Arc<Tenant>> {
         self.tenants.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 

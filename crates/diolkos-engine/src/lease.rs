@@ -23,6 +23,8 @@ pub struct Policy {
     pub requests_memory_max: u64,
     /// Bytes that the regions it registered may have.
     pub regions_memory_max: u64,
+    /// Bytes of weights that may be in memory because it asked for them.
+    pub models_memory_max: u64,
     /// Deadlines later than this are brought forward to it, and a request without one gets it.
     pub deadline_max: Option<Duration>,
     /// Whether its requests may be in one run with those of others.
@@ -43,6 +45,7 @@ impl Policy {
             sessions_max: u64::MAX,
             requests_memory_max: u64::MAX,
             regions_memory_max: u64::MAX,
+            models_memory_max: u64::MAX,
             deadline_max: None,
             batch_with_others: true,
             may_load: true,
@@ -57,6 +60,7 @@ impl Policy {
             sessions_max: 0,
             requests_memory_max: 0,
             regions_memory_max: 0,
+            models_memory_max: 0,
             may_load: false,
             leases: Vec::new(),
             ..Policy::everything()

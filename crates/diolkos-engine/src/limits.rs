@@ -56,6 +56,9 @@ pub const CONTROL_QUEUE_MAX: usize = 256;
 /// Requests that wait for a model which is being loaded for the first of them.
 pub const PARKED_MAX: usize = 1024;
 
+/// Tenants whose shares of memory are tried for a model that several wait for: each try reads the model's files.
+pub(crate) const ASKERS_MAX: usize = 4;
+
 /// Those of one tenant: half of them, so that no tenant can take all.
 pub const TENANT_PARKED_MAX: usize = PARKED_MAX / 2;
 

@@ -187,6 +187,13 @@ impl Session {
         charged.map(|held| RegionCharge { _held: held }).map_err(status::too_many_regions_of_tenant)
     }
 
+    /// Loads an installed model that is not loaded, for its tenant. However many ask, and however many requests wait for it,
+    /// it is loaded once. `done` is called once, from the control thread or, when too many wait, from this one.
+    pub fn warm(&self, name: &str, done: impl FnOnce(Result<(), Status>) + Send + 'static) {
+        let SessionInner { engine, tenant, .. } = &*self.inner;
+        engine.control.warm(name.to_owned(), tenant.clone(), Box::new(done));
+    }
+
     /// Opens a model or built-in operation by name; `version` pins one of its versions.
     pub fn open(&self, name: &str, version: Option<u64>) -> Result<HandleId, Status> {
         let entry = self.find(name)?;

@@ -14,6 +14,7 @@ use crate::lease::Policy;
 use crate::memory::Memory;
 use crate::rate::{ByteRate, Meter};
 use crate::sched::TenantKey;
+use crate::store::{Behalf, Loaded};
 
 /// Told of limits and permissions that a tenant ran into.
 pub(crate) type Refusals = Box<dyn Fn(&TenantId, &Status) + Send + Sync>;
@@ -35,6 +36,8 @@ pub(crate) struct Tenant {
     device_ns: AtomicU64,
     pub(crate) history: History,
     meter: Meter,
+    /// Weights that were loaded because it asked.
+    loaded: Arc<Loaded>,
     /// Of bytes, and how many per second there may be (0 = any number): beside the policy, because every request asks.
     bytes: Meter,
     bytes_rate: AtomicU64,
@@ -67,6 +70,7 @@ impl Tenant {
             device_ns: AtomicU64::new(0),
             history: History::default(),
             meter: Meter::default(),
+            loaded: Arc::default(),
             bytes: Meter::default(),
             bytes_rate: AtomicU64::new(0),
             refusals: refusals.clone(),
@@ -113,6 +117,11 @@ impl Tenant {
         self.regions.limit(policy.regions_memory_max);
         self.bytes_rate.store(policy.bytes_rate.map_or(0, |rate| rate.per_second().get()), Ordering::Relaxed);
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+    }
+
+    /// For loading a model because it asked.
+    pub(crate) fn behalf(&self) -> Behalf {
+        Behalf { loaded: self.loaded.clone(), memory_max: self.policy().models_memory_max }
     }
 
     /// Charges one request to its rate, or says how long to wait.
@@ -167,6 +176,7 @@ impl Tenant {
             sessions: self.sessions.get(),
             requests_memory: self.memory.used(),
             regions_memory: self.regions.used(),
+            models_memory: self.loaded.bytes(),
             device_ns: self.device_ns.load(Ordering::Relaxed),
         }
     }
@@ -189,6 +199,8 @@ pub struct TenantSnapshot {
     pub requests_memory: u64,
     /// Bytes of the regions that it registered.
     pub regions_memory: u64,
+    /// Bytes of weights that are in memory because it asked for them.
+    pub models_memory: u64,
     /// Device time charged, in nanoseconds.
     pub device_ns: u64,
 }

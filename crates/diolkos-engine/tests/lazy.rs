@@ -12,7 +12,7 @@ use diolkos_backend::null::NullBackend;
 use diolkos_backend::{Buffer, Tensor};
 use diolkos_engine::store::{NoRehearsal, Store, StoreConfig};
 use diolkos_engine::{
-    ControlReply, ControlRequest, Engine, EngineConfig, NamedTensor, Reply, Request, Session, Ticket,
+    ControlReply, ControlRequest, Engine, EngineConfig, NamedTensor, Policy, Reply, Request, Session, Ticket,
 };
 use diolkos_types::{Code, DataType, HandleId, Shape, TenantId};
 
@@ -84,7 +84,7 @@ fn whoever_only_asks_what_the_model_is_causes_no_load_of_his_own() {
     let (send_warm, warm) = channel();
     for _ in 0..50 {
         let tell = send_warm.clone();
-        engine.warm("lazy", move |result| tell.send(result).unwrap());
+        session.warm("lazy", move |result| tell.send(result).unwrap());
         let _ticket = submit(&session, request(handle), &send);
     }
     gate.wait_for_arrivals(1);
@@ -95,6 +95,37 @@ fn whoever_only_asks_what_the_model_is_causes_no_load_of_his_own() {
         assert_eq!(next_code(&receive), Ok(()));
     }
     assert_eq!(loads.begun(), 1);
+}
+
+#[test]
+fn a_share_of_one_tenant_is_no_limit_of_another() {
+    let gate = Gate::new();
+    let loads = Plan::always(LoadFault::Hold(gate.clone()));
+    let (engine, dir) = lazy_engine(&loads);
+    std::fs::write(dir.path().join("lazy.null"), format!("{MODEL}resident 100\n")).unwrap();
+    let none = Policy { models_memory_max: 0, ..Policy::everything() };
+    let of = |name: &str, policy: Policy| {
+        engine.set_policy(&TenantId::new(name), policy);
+        engine.open_session(&TenantId::new(name)).unwrap()
+    };
+    let (poor, rich) = (of("poor", none), of("rich", Policy::everything()));
+    let (send, receive) = channel();
+    // Alone it has no room, ...
+    let handle = poor.open("lazy", None).unwrap();
+    gate.open();
+    let _ticket = submit(&poor, request(handle), &send);
+    assert_eq!(next_code(&receive), Err(Code::TooLarge));
+    // ... and whoever comes after it has.
+    let handle = rich.open("lazy", None).unwrap();
+    let _ticket = submit(&rich, request(handle), &send);
+    assert_eq!(next_code(&receive), Ok(()));
+    let memory =
+        |name: &str| engine.tenants().iter().find(|tenant| tenant.id.name() == name).unwrap().models_memory;
+    assert!(memory("poor") == 0 && memory("rich") > 0, "{}", memory("rich"));
+    // It is there now, for everybody whose lease has it.
+    let handle = poor.open("lazy", None).unwrap();
+    let _ticket = submit(&poor, request(handle), &send);
+    assert_eq!(next_code(&receive), Ok(()));
 }
 
 #[test]
@@ -110,7 +141,7 @@ fn a_load_that_fails_tells_everybody_who_waited_and_may_be_tried_again() {
         let _ticket = submit(&session, request(handle), &send);
     }
     let (send_warm, warm) = channel();
-    engine.warm("lazy", move |result| send_warm.send(result).unwrap());
+    session.warm("lazy", move |result| send_warm.send(result).unwrap());
     gate.open();
     for _ in 0..3 {
         assert_eq!(next_code(&receive), Err(Code::Unavailable));

@@ -49,7 +49,7 @@ impl Store {
         let entry = existing.unwrap_or_else(|| Arc::new(ModelEntry::new(name, None)));
         let mut prepared = Vec::new();
         for &version in &selected {
-            match self.prepare(&mut control, &entry, &source, version) {
+            match self.prepare(&mut control, &entry, &source, version, None) {
                 Ok(version) => prepared.push(version),
                 Err(error) => {
                     let still = still_serving(&entry);

@@ -167,9 +167,27 @@ pub enum VersionError {
         /// The limit.
         limit: u64,
     },
+    /// It does not fit into what may be loaded for the tenant that asked.
+    #[error(
+        "it needs {needed} bytes, and {used} of {limit} that may be loaded for your tenant (`models_memory_max`) are models in use"
+    )]
+    Share {
+        /// Bytes that it needs.
+        needed: u64,
+        /// Bytes that can't be freed.
+        used: u64,
+        /// The limit.
+        limit: u64,
+    },
 }
 
 impl StoreError {
+    /// Whether it is only about the tenant that asked.
+    #[must_use]
+    pub fn is_share(&self) -> bool {
+        matches!(self, StoreError::Version { source, .. } if matches!(**source, VersionError::Share { .. }))
+    }
+
     /// Whether it may pass by itself, so that the next request for the model tries again.
     #[must_use]
     pub fn is_passing(&self) -> bool {
@@ -229,6 +247,8 @@ impl VersionError {
         match self {
             // One that is larger than all of the memory never fits.
             VersionError::Memory { needed, limit, .. } => needed <= limit,
+            // Another tenant may have room for it.
+            VersionError::Share { .. } => true,
             VersionError::Rehearsal(error) => matches!(error, RehearsalError::Io { .. }),
             VersionError::Read(error) => read_passes(error),
             VersionError::Layout(error) => layout_passes(error),
@@ -311,6 +331,8 @@ fn of_version(error: &VersionError) -> (Code, String) {
         VersionError::Panicked { .. } => (Code::Internal, full()),
         VersionError::Memory { .. } if error.is_passing() => (Code::Busy, full()),
         VersionError::Memory { .. } => (Code::TooLarge, full()),
+        VersionError::Share { needed, limit, .. } if needed <= limit => (Code::Busy, full()),
+        VersionError::Share { .. } => (Code::TooLarge, full()),
     }
 }
 

@@ -19,6 +19,7 @@ use diolkos_backend::{Backend, LoadError, LoadOptions, ModelFiles};
 use diolkos_types::Digest;
 
 use super::StoreConfig;
+use super::behalf::Behalf;
 use super::blob::BlobStore;
 use super::entry::ModelEntry;
 use super::error::VersionError;
@@ -87,6 +88,8 @@ pub(super) struct Loader<'a> {
     /// All entries, which may have to make room.
     pub(super) entries: &'a [Arc<ModelEntry>],
     pub(super) control: &'a mut Control,
+    /// Who asked for it, if somebody did who has a share.
+    pub(super) behalf: Option<&'a Behalf>,
 }
 
 /// A backend that loads a file, and what its format is called.
@@ -209,14 +212,26 @@ impl Loader<'_> {
                 verdict
             }
         };
+        if let Some(behalf) = self.behalf {
+            self.control.memory.make_room_of(behalf, verdict.resident_bytes, self.entries, name)?;
+        }
         self.control.memory.make_room(verdict.resident_bytes, limit, self.entries, name)?;
         let trial_rows = verdict.trial_rows.unwrap_or(u64::MAX);
         let mut acquired = load(backend, files, &options, trial_rows)?;
         // What only the child could measure.
         acquired.verdict.peak_bytes = verdict.peak_bytes;
-        self.control.memory.insert(digest, &acquired);
+        self.control.memory.insert(digest, &acquired, self.behalf);
         // It may keep more than its rehearsal said; then the difference has to be found now.
         let needed = acquired.resident_bytes;
+        if let Some(behalf) = self.behalf {
+            let made = self.control.memory.make_room_of(behalf, 0, self.entries, name);
+            made.map_err(|error| match error {
+                VersionError::Share { used, limit, .. } => {
+                    VersionError::Share { needed, used: used.saturating_sub(needed), limit }
+                }
+                error => error,
+            })?;
+        }
         self.control.memory.make_room(0, limit, self.entries, name).map_err(|error| match error {
             VersionError::Memory { used, .. } => {
                 VersionError::Memory { needed, used: used.saturating_sub(needed), limit }

@@ -7,7 +7,7 @@
 //! | [`layout`], [`manifest`], `fingerprint`, `source` | find models, read them once, tell whether they changed |
 //! | [`blob`], `reference`, [`file_ops`] | keep contents that clients gave, over any crash |
 //! | [`rehearse`], `warm` | load in a child first; run on zeros |
-//! | `loader`, `memory` | the way of a version into memory, and making room for it |
+//! | `loader`, `memory`, `behalf` | the way of a version into memory, making room for it, and whose share it takes |
 //! | `version`, `entry`, `registry` | a loaded version; which one serves; names |
 //! | `store`, `client`, `rescan`, `error` | the operations, and how they fail |
 //!
@@ -18,6 +18,7 @@
 //! * The same bytes are in memory once, whatever they are called.
 //! * A load changes nothing that serves until the new version is loaded and warm.
 
+mod behalf;
 pub mod blob;
 mod client;
 pub mod config;
@@ -48,6 +49,7 @@ use std::path::PathBuf;
 
 use diolkos_backend::LoadOptions;
 
+pub use behalf::{Behalf, Loaded};
 pub use client::ClientFiles;
 pub use entry::ModelEntry;
 pub use error::{StoreError, VersionError};

@@ -10,6 +10,7 @@ use diolkos_backend::{Backend, Operation};
 use diolkos_types::Digest;
 
 use super::StoreConfig;
+use super::behalf::Behalf;
 use super::blob::BlobStore;
 use super::entry::ModelEntry;
 use super::error::{StoreError, VersionError};
@@ -304,6 +305,11 @@ impl Store {
     /// The new ones serve before the old ones drain. When one is refused, the old ones serve on and this is an
     /// error that says so. Blocking, for the control thread alone.
     pub fn load(&self, name: &str) -> Result<LoadReport, StoreError> {
+        self.load_for(name, None)
+    }
+
+    /// The same for a tenant, whose share of memory it takes.
+    pub fn load_for(&self, name: &str, behalf: Option<&Behalf>) -> Result<LoadReport, StoreError> {
         let mut control = self.control();
         let unknown = || StoreError::UnknownModel { name: name.into() };
         let entry = self.registry.any(SHARED, name).ok_or_else(unknown)?;
@@ -345,7 +351,7 @@ impl Store {
         }
         known.seen = print;
         known.source = Some(source.clone());
-        self.load_selected(&mut control, &entry, &source, &selected)
+        self.load_selected(&mut control, &entry, &source, &selected, behalf)
     }
 
     fn load_selected(
@@ -354,6 +360,7 @@ impl Store {
         entry: &ModelEntry,
         source: &ModelSource,
         selected: &[u64],
+        behalf: Option<&Behalf>,
     ) -> Result<LoadReport, StoreError> {
         let name = entry.name();
         entry.select(selected, false);
@@ -363,17 +370,25 @@ impl Store {
         let mut externals = Vec::new();
         let mut delayed = false;
         for &version in selected {
-            match self.prepare(control, entry, source, version) {
+            match self.prepare(control, entry, source, version, behalf) {
                 Ok(prepared) => {
                     externals.extend_from_slice(&prepared.externals);
                     report.versions.push(publish(entry, prepared));
                 }
                 Err(error) => {
                     let still = still_serving(entry);
+                    let is_share = matches!(error, VersionError::Share { .. });
                     let error =
                         StoreError::Version { name: name.into(), version, source: error.into(), still };
                     tracing::warn!(model = name, version, %error, "not loaded");
-                    if error.is_passing() {
+                    if is_share {
+                        // Everybody reads this, and it is one tenant's limit.
+                        entry.delay(
+                            version,
+                            "it was not loaded for whoever asked; the next request tries again",
+                        );
+                        delayed = true;
+                    } else if error.is_passing() {
                         entry.delay(version, error.to_status().message());
                         delayed = true;
                     } else {
@@ -408,6 +423,7 @@ impl Store {
         entry: &ModelEntry,
         source: &ModelSource,
         version: u64,
+        behalf: Option<&Behalf>,
     ) -> Result<Prepared, VersionError> {
         let stats = entry.begin(version);
         let serving = entry.ready().into_iter().find(|serving| serving.version == version);
@@ -418,6 +434,7 @@ impl Store {
             rehearser: &*self.rehearser,
             entries: &entries,
             control,
+            behalf,
         };
         loader.prepare(entry.name(), source, version, serving.as_ref(), stats)
     }

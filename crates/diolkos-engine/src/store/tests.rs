@@ -340,6 +340,53 @@ fn what_was_used_least_recently_makes_room() {
 }
 
 #[test]
+fn whoever_has_a_share_makes_room_with_its_own() {
+    let config = StoreConfig { memory_max: 1000, ..StoreConfig::default() };
+    let fixture = Fixture::rehearsing(config, Box::new(Exact));
+    for (number, name) in ["everybodys", "b", "c", "d"].into_iter().enumerate() {
+        fixture.write(&format!("{name}.null"), &sized(number, 100));
+    }
+    fixture.write("huge.null", &sized(9, 300));
+    fixture.repository();
+    let ready = |name: &str| fixture.bind(name, None).is_ok();
+    let share = |memory_max| Behalf { loaded: Arc::default(), memory_max };
+    let (web, batch) = (share(250), share(500));
+    fixture.store.load("everybodys").unwrap();
+    for name in ["b", "c", "d"] {
+        fixture.store.load_for(name, Some(&web)).unwrap();
+    }
+    assert!(
+        ready("everybodys") && !ready("b") && ready("c") && ready("d"),
+        "its own least recently used one went"
+    );
+    assert_eq!((web.loaded.bytes(), fixture.store.memory_used()), (200, 300));
+    // What is there already is nobody else's to pay for.
+    fixture.store.load_for("c", Some(&batch)).unwrap();
+    assert_eq!(batch.loaded.bytes(), 0);
+    let in_use = (fixture.bind("c", None).unwrap(), fixture.bind("d", None).unwrap());
+    let error = fixture.store.load_for("b", Some(&web)).unwrap_err();
+    assert!(error.is_share() && error.is_passing(), "{error}");
+    assert_eq!(error.to_status().code(), diolkos_types::Code::Busy);
+    assert!(error.to_string().contains("200 of 250 that may be loaded for your tenant"), "{error}");
+    let told = fixture.index().join(" ");
+    assert!(told.contains("not loaded for whoever asked") && !told.contains("250"), "{told}");
+    assert!(matches!(fixture.bind("b", None), Err(BindError::Cold)), "others may still ask for it");
+    fixture.store.load_for("b", Some(&batch)).unwrap();
+    assert_eq!((web.loaded.bytes(), batch.loaded.bytes()), (200, 100));
+    // Never for this tenant, and that changes nothing for others.
+    let error = fixture.store.load_for("huge", Some(&web)).unwrap_err();
+    assert_eq!(error.to_status().code(), diolkos_types::Code::TooLarge);
+    assert!(matches!(fixture.bind("huge", None), Err(BindError::Cold)));
+    drop(in_use);
+    fixture.store.load_for("huge", Some(&batch)).unwrap();
+    assert_eq!((web.loaded.bytes(), batch.loaded.bytes()), (200, 400));
+    // What is unloaded is paid for no more.
+    fixture.store.unload("c").unwrap();
+    fixture.store.load_for("c", Some(&batch)).unwrap();
+    assert_eq!((web.loaded.bytes(), batch.loaded.bytes()), (100, 500));
+}
+
+#[test]
 fn a_reload_never_drives_out_its_own_old_version() {
     let fixture = Fixture::with(StoreConfig { memory_max: 150, ..StoreConfig::default() });
     fixture.write("a.null", &sized(0, 100));

@@ -104,7 +104,7 @@ impl GrpcInferenceService for InferenceService {
         let session = session_of(&request)?;
         let ModelMetadataRequest { name, version } = request.into_inner();
         let version = version_of(&version)?;
-        answer(metadata::model_metadata(&self.app.engine, &session, &name, version).await, admin::metadata)
+        answer(metadata::model_metadata(&session, &name, version).await, admin::metadata)
     }
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Answer<ModelInferResponse> {
@@ -137,7 +137,7 @@ impl GrpcInferenceService for InferenceService {
         let session = session_of(&request)?;
         let ModelConfigRequest { name, version } = request.into_inner();
         let version = version_of(&version)?;
-        let config = metadata::model_config(&self.app.engine, &session, &name, version).await;
+        let config = metadata::model_config(&session, &name, version).await;
         answer(config, |config| ModelConfigResponse { config: Some(admin::config(config)) })
     }
 

@@ -31,7 +31,7 @@ async fn answer_or_fail(
     let one = |message| Ok(vec![message]);
     match message {
         Message::Health => one(Message::HealthReply(HealthReply { live: true, ready: app.is_ready() })),
-        Message::OpenModel(open) => open_model(app, session, open).await.map(|opened| vec![opened]),
+        Message::OpenModel(open) => open_model(session, open).await.map(|opened| vec![opened]),
         Message::CloseModel(close) => {
             session.close(close.handle)?;
             one(Message::Done)
@@ -61,7 +61,7 @@ async fn answer_or_fail(
     }
 }
 
-async fn open_model(app: &App, session: &NativeSession, open: OpenModel) -> Result<Message, Status> {
+async fn open_model(session: &NativeSession, open: OpenModel) -> Result<Message, Status> {
     let OpenModel { name, version, operation } = open;
     if !matches!(&*operation, "" | "run") {
         return Err(Status::new(
@@ -69,7 +69,7 @@ async fn open_model(app: &App, session: &NativeSession, open: OpenModel) -> Resu
             format!("`{name}` has no operation `{}`; it has `run`", operation.escape_debug()),
         ));
     }
-    let bound = metadata::bound(&app.engine, &session.client, &name, version.map(NonZeroU64::get)).await?;
+    let bound = metadata::bound(&session.client, &name, version.map(NonZeroU64::get)).await?;
     session.open(&name, version, &bound).map(Message::ModelOpened)
 }
 

@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
+use diolkos_engine::Session;
 use diolkos_engine::store::config::VersionPolicy;
 use diolkos_engine::store::{BindError, LoadedVersion};
-use diolkos_engine::{Engine, Session};
 use diolkos_types::{DataType, Status, TensorSpec};
 use tokio::sync::oneshot;
 
@@ -97,7 +97,6 @@ pub(crate) fn config_type_name(data_type: DataType) -> &'static str {
 /// The version that a request would be bound to now. A model that is loaded on first use is loaded for it,
 /// because stock clients ask for metadata before anything else.
 pub(crate) async fn bound(
-    engine: &Engine,
     session: &Session,
     name: &str,
     version: Option<u64>,
@@ -109,7 +108,7 @@ pub(crate) async fn bound(
     };
     if cold() {
         let (send, receive) = oneshot::channel();
-        engine.warm(name, move |result| {
+        session.warm(name, move |result| {
             // The receiver is gone if the caller is.
             let _ = send.send(result);
         });
@@ -131,12 +130,11 @@ pub(crate) fn is_ready(session: &Session, name: &str, version: Option<u64>) -> R
 
 /// A model's metadata.
 pub(crate) async fn model_metadata(
-    engine: &Engine,
     session: &Session,
     name: &str,
     version: Option<u64>,
 ) -> Result<ModelMetadata, Status> {
-    let bound = bound(engine, session, name, version).await?;
+    let bound = bound(session, name, version).await?;
     let versions = match session.find(name) {
         Ok(entry) => entry.versions(),
         Err(_) => vec![bound.version],
@@ -163,12 +161,11 @@ fn tensor_metadata(spec: &TensorSpec, batched: bool) -> TensorMetadata {
 
 /// A model's configuration.
 pub(crate) async fn model_config(
-    engine: &Engine,
     session: &Session,
     name: &str,
     version: Option<u64>,
 ) -> Result<ModelConfigView, Status> {
-    let bound = bound(engine, session, name, version).await?;
+    let bound = bound(session, name, version).await?;
     let max_batch_size = max_batch_size(&bound);
     let config = bound.config.as_deref();
     let labels = |name: &str| {

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use diolkos_engine::store::{ClientFiles, IndexRow, IndexState};
 use diolkos_engine::{ControlReply, ControlRequest, Engine, Session};
-use diolkos_types::{Code, Status};
+use diolkos_types::{Code, Status, TenantId};
 use tokio::sync::oneshot;
 
 use crate::app::App;
@@ -67,7 +67,7 @@ async fn load_one(app: &App, session: &Session, call: LoadCall) -> Result<(), St
         let text = "a model that a client brings would be loaded for everybody, so it is refused where there are tenants";
         return Err(Status::new(Code::PermissionDenied, text));
     }
-    control(&app.engine, control_request(call)?).await.map(drop)
+    control(&app.engine, control_request(session.tenant(), call)?).await.map(drop)
 }
 
 /// Unloads a model.
@@ -94,11 +94,11 @@ async fn control(engine: &Engine, request: ControlRequest) -> Result<ControlRepl
         .unwrap_or_else(|_| Err(Status::new(Code::Aborted, "the daemon dropped this request; try again")))
 }
 
-fn control_request(call: LoadCall) -> Result<ControlRequest, Status> {
+fn control_request(tenant: &TenantId, call: LoadCall) -> Result<ControlRequest, Status> {
     let LoadCall { name, config, files } = call;
     if files.is_empty() {
         return match config {
-            None => Ok(ControlRequest::Load { name }),
+            None => Ok(ControlRequest::LoadFor { name, tenant: tenant.clone() }),
             Some(_) => Err(Status::new(
                 Code::Unsupported,
                 "a `config` without files would replace the installed one, which is not offered here; change `config.pbtxt`",
@@ -139,12 +139,15 @@ mod tests {
 
     fn call(config: Option<&str>, files: &[&str]) -> Result<ControlRequest, Status> {
         let files = files.iter().map(|path| ((*path).to_owned(), Bytes::from_static(b"x"))).collect();
-        control_request(LoadCall { name: "m".into(), config: config.map(str::to_owned), files })
+        control_request(
+            &TenantId::default(),
+            LoadCall { name: "m".into(), config: config.map(str::to_owned), files },
+        )
     }
 
     #[test]
     fn an_installed_model_or_one_that_is_brought() {
-        assert!(matches!(call(None, &[]), Ok(ControlRequest::Load { name }) if name == "m"));
+        assert!(matches!(call(None, &[]), Ok(ControlRequest::LoadFor { name, .. }) if name == "m"));
         let Ok(ControlRequest::LoadFiles { files, .. }) =
             call(Some("{}"), &["1/model.onnx", "2/sub/weights"])
         else {

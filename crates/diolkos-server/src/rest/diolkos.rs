@@ -88,6 +88,7 @@ async fn status(State(app): State<Arc<App>>, Caller(session): Caller) -> Respons
             "sessions": tenant.sessions,
             "requests_memory_bytes": tenant.requests_memory,
             "regions_memory_bytes": tenant.regions_memory,
+            "models_memory_bytes": tenant.models_memory,
             "device_ns": tenant.device_ns,
         })
     });
@@ -110,7 +111,7 @@ async fn status(State(app): State<Arc<App>>, Caller(session): Caller) -> Respons
 
 async fn model(State(app): State<Arc<App>>, target: Target) -> Response<Body> {
     let Target { model, version, session } = target;
-    let bound = metadata::bound(&app.engine, &session, &model, version).await;
+    let bound = metadata::bound(&session, &model, version).await;
     let told = bound.map(|version| {
         let stats = of_version(&app, &session, &version);
         ok(&details(&version, &stats))

@@ -27,7 +27,7 @@ async fn try_infer(app: &App, target: Target, request: Request) -> Result<Respon
     let packed = Packed::receive(&parts.headers, body, app.settings().limits.body_bytes_max.get()).await?;
     let session = target.session.clone();
     let Decoded { call, form } = match json_bytes {
-        Some(0) => decode_raw(app, target, packed).await?,
+        Some(0) => decode_raw(target, packed).await?,
         json_bytes => decode_json(target, packed, json_bytes).await?,
     };
     let explain = schedule::is_wanted(&parts.headers);
@@ -79,9 +79,9 @@ async fn decode_json(target: Target, packed: Packed, json_bytes: Option<usize>) 
     .await
 }
 
-async fn decode_raw(app: &App, target: Target, packed: Packed) -> Result<Decoded, Status> {
+async fn decode_raw(target: Target, packed: Packed) -> Result<Decoded, Status> {
     let Target { model, version, session } = target;
-    let bound = metadata::bound(&app.engine, &session, &model, version).await?;
+    let bound = metadata::bound(&session, &model, version).await?;
     offload::run(&session.turn, packed.unpack_bytes(), move || {
         let batched = metadata::max_batch_size(&bound) > 0;
         decode::raw::decode(packed.unpack()?, &bound.signature, batched, model, version)

@@ -16,9 +16,9 @@ use crate::app::App;
 use crate::oip::metadata::{self, ConfigTensor, ModelConfigView, TensorMetadata, config_type_name};
 use crate::oip::statistics::{self, DurationStat, VersionStatistics};
 
-pub(super) async fn metadata(State(app): State<Arc<App>>, target: Target) -> Response<Body> {
+pub(super) async fn metadata(target: Target) -> Response<Body> {
     let Target { model, version, session } = target;
-    let found = metadata::model_metadata(&app.engine, &session, &model, version).await;
+    let found = metadata::model_metadata(&session, &model, version).await;
     answer(found.map_err(HttpError::from).map(|found| {
         let tensors = |tensors: &[TensorMetadata]| -> Vec<Value> {
             let tensor = |t: &TensorMetadata| json!({"name": t.name, "datatype": t.data_type.name(), "shape": t.shape});
@@ -44,9 +44,9 @@ pub(super) async fn ready(target: Target) -> Response<Body> {
     }))
 }
 
-pub(super) async fn config(State(app): State<Arc<App>>, target: Target) -> Response<Body> {
+pub(super) async fn config(target: Target) -> Response<Body> {
     let Target { model, version, session } = target;
-    let found = metadata::model_config(&app.engine, &session, &model, version).await;
+    let found = metadata::model_config(&session, &model, version).await;
     answer(found.map_err(HttpError::from).map(|found| ok(&config_json(&found))))
 }
 

@@ -117,6 +117,7 @@ fn usage(connections: u64, used: Option<&TenantSnapshot>) -> Value {
         "requests": number(|used| used.requests),
         "requests_memory_bytes": number(|used| used.requests_memory),
         "regions_memory_bytes": number(|used| used.regions_memory),
+        "models_memory_bytes": number(|used| used.models_memory),
         "device_ns": number(|used| used.device_ns),
     })
 }

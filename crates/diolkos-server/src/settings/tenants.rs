@@ -46,6 +46,8 @@ pub struct TenantSettings {
     pub requests_memory_max: Option<Size>,
     /// Memory of the regions that it registers. Default: only each connection has a bound.
     pub regions_memory_max: Option<Size>,
+    /// Memory of the models that are loaded because it asks for them. Default: `models.memory_max` is everybody's.
+    pub models_memory_max: Option<Size>,
     /// A request that has not begun by then never does. Default: none but its own.
     pub deadline_max: Option<Interval>,
     /// Its requests share runs of a model only with each other. Default `false`: with those of others too, where that is faster.
@@ -158,6 +160,7 @@ impl TenantSettings {
             sessions_max: self.sessions_max.unwrap_or(u64::MAX),
             requests_memory_max: size(self.requests_memory_max),
             regions_memory_max: size(self.regions_memory_max),
+            models_memory_max: size(self.models_memory_max),
             deadline_max: self.deadline_max.map(Interval::get),
             batch_with_others: !self.batch_alone,
             may_load: self.load,
@@ -235,6 +238,7 @@ pub(super) fn broken_rules(
             ("connections_max", tenant.connections_max),
             ("sessions_max", tenant.sessions_max),
             ("requests_memory_max", tenant.requests_memory_max.map(Size::get)),
+            ("models_memory_max", tenant.models_memory_max.map(Size::get)),
             ("burst", tenant.burst.map(u64::from)),
         ] {
             if value == Some(0) {

@@ -121,6 +121,9 @@ pub struct TenantAdd {
     /// Memory of the regions that it registers
     #[arg(long, value_name = "SIZE")]
     pub regions_memory_max: Option<String>,
+    /// Memory of the models that are loaded because it asks for them, such as 1GiB
+    #[arg(long, value_name = "SIZE")]
+    pub models_memory_max: Option<String>,
     /// A request that has not begun by then never does, such as 5s
     #[arg(long, value_name = "TIME")]
     pub deadline_max: Option<String>,
@@ -141,7 +144,7 @@ pub struct TenantAdd {
     pub lease: LeaseOptions,
     /// Take everything from `[tenants.NAME]` in this file instead, which is TOML as in the settings; `-` = standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["sockets", "socket_mode", "uids", "cgroups", "cids", "tokens",
-        "certificates", "rate", "burst", "bytes_rate", "connections_max", "connection_rate", "sessions_max", "requests_memory_max", "regions_memory_max",
+        "certificates", "rate", "burst", "bytes_rate", "connections_max", "connection_rate", "sessions_max", "requests_memory_max", "regions_memory_max", "models_memory_max",
         "deadline_max", "batch_alone", "load", "metrics", "admin", "models", "operations", "class", "resource", "pool", "weight", "concurrency_max",
         "queue_max"])]
     pub from: Option<PathBuf>,
@@ -322,6 +325,7 @@ fn of_flags(add: &TenantAdd) -> Result<Value, Failure> {
         "sessions_max": add.sessions_max,
         "requests_memory_max": add.requests_memory_max,
         "regions_memory_max": add.regions_memory_max,
+        "models_memory_max": add.models_memory_max,
         "deadline_max": add.deadline_max,
         "batch_alone": add.batch_alone,
         "load": add.load,

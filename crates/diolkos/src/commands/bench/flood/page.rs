@@ -9,6 +9,7 @@ use super::super::report::Spread;
 use super::flooder::BODIES_SHARE;
 use super::kinds::{BODY_BYTES, HELD, OPENED_PER_SECOND, SENDERS};
 use super::results::{Beside, Case, CaseResults, Results, Round, Sent, Side, Usage};
+use super::tenants::BYTES_RATE_LIMIT;
 use super::verdict::{ratio, times};
 use crate::term;
 
@@ -204,11 +205,12 @@ pub(super) fn render(results: &Results, judged: &[Judged]) -> String {
     let _ = writeln!(
         out,
         "Two tenants have a unix socket each. The quiet one makes empty calls by REST, {:.0} a second, in an open loop. The flooding one \
-         may send {} requests a second. Each round measures the quiet tenant beside the same flood sent to the daemon, beside the same flood \
+         may send {} requests and {} MiB a second. Each round measures the quiet tenant beside the same flood sent to the daemon, beside the same flood \
          sent to a server that only accepts and drops, and without a flood, {} s each; so a p99 is of about {:.0} calls. {}. Numbers are \
          medians of the clean rounds', with the 95 % interval for the median; ratios are taken within each round.\n",
         results.quiet_rate,
         results.rate_limit,
+        BYTES_RATE_LIMIT >> 20,
         results.seconds,
         results.quiet_rate * results.seconds,
         rounds(results),
