@@ -19,7 +19,7 @@ use crate::memory::Reservation;
 use crate::request::Request;
 use crate::session::Opened;
 use crate::status;
-use crate::store::{Behalf, Change, ClientFiles, LoadReport, StoreError};
+use crate::store::{Change, ClientFiles, LoadReport, StoreError};
 use crate::tenant::Tenant;
 use crate::timer::Alarm;
 
@@ -352,27 +352,52 @@ fn carry_out(shared: &Shared, engine: &EngineInner, task: Task) {
             let result = guarded(|| change(engine, request));
             done(result);
         }
-        Task::Warm(name) => {
-            let loaded = load_on_demand(shared, engine, &name);
-            if let Err(error) = &loaded {
-                tracing::warn!(model = name, %error, "loading on first use failed");
-            }
-            let mut state = shared.lock();
-            let waiting = state.parked.remove(&name).unwrap_or_default();
-            state.parked_count -= waiting.len();
-            drop(state);
-            for waiting in waiting {
-                match waiting {
-                    Waiting::Request(parked) => engine.submit_parked(*parked, loaded.as_ref().err()),
-                    Waiting::Call(warmed, _) => warmed(loaded.as_ref().map(drop).map_err(Status::clone)),
-                }
-            }
+        Task::Warm(name) => warm(shared, engine, name),
+    }
+}
+
+/// Loads a model for those who wait for it.
+fn warm(shared: &Shared, engine: &EngineInner, name: String) {
+    let settled = load_on_demand(shared, engine, &name);
+    let mut state = shared.lock();
+    let all = state.parked.remove(&name).unwrap_or_default();
+    let (answered, left): (Vec<_>, Vec<_>) = match &settled {
+        Ok(_) => (all, Vec::new()),
+        // Those who came meanwhile, or were too many, have shares of their own, which were not tried.
+        Err(no_room) => all.into_iter().partition(|waiting| of_share(no_room, waiting).is_some()),
+    };
+    state.parked_count -= answered.len();
+    if !left.is_empty() {
+        state.parked.insert(name.clone(), left);
+        state.queue.push_back(Task::Warm(name.clone()));
+    }
+    drop(state);
+    for waiting in answered {
+        let failure = match &settled {
+            Ok(loaded) => loaded.as_ref().err(),
+            Err(no_room) => of_share(no_room, &waiting),
+        };
+        match waiting {
+            Waiting::Request(parked) => engine.submit_parked(*parked, failure),
+            Waiting::Call(warmed, _) => warmed(failure.map_or(Ok(()), |failure| Err(failure.clone()))),
         }
     }
 }
 
-/// Loads a model for one of those who wait for it: the first in whose share there is room. The others have it as well then.
-fn load_on_demand(shared: &Shared, engine: &EngineInner, name: &str) -> Result<LoadReport, Status> {
+/// Tenants in whose share there is no room for a model, and what each is told.
+type NoRoom = Vec<(Arc<Tenant>, Status)>;
+
+fn of_share<'a>(no_room: &'a NoRoom, waiting: &Waiting) -> Option<&'a Status> {
+    no_room.iter().find(|(tenant, _)| Arc::ptr_eq(tenant, waiting.tenant())).map(|(_, status)| status)
+}
+
+/// Loads a model for one of those who wait for it: the first in whose share there is room. The others have it as well then, and a
+/// failure is everybody's, unless it is about shares.
+fn load_on_demand(
+    shared: &Shared,
+    engine: &EngineInner,
+    name: &str,
+) -> Result<Result<LoadReport, Status>, NoRoom> {
     let mut askers: Vec<Arc<Tenant>> = Vec::new();
     for waiting in shared.lock().parked.get(name).into_iter().flatten() {
         let tenant = waiting.tenant();
@@ -380,24 +405,27 @@ fn load_on_demand(shared: &Shared, engine: &EngineInner, name: &str) -> Result<L
             askers.push(tenant.clone());
         }
     }
-    let load = |behalf: Option<&Behalf>| {
+    let mut no_room = NoRoom::new();
+    for asker in askers {
         let mut is_share = false;
         let loaded = guarded(|| {
-            engine.store.load_for(name, behalf).map_err(|error| {
+            engine.store.load_for(name, Some(&asker.behalf())).map_err(|error| {
                 is_share = error.is_share();
                 status::of_store(&error)
             })
         });
-        (loaded, is_share)
-    };
-    let Some((last, others)) = askers.split_last() else { return load(None).0 };
-    for asker in others {
-        let (loaded, is_share) = load(Some(&asker.behalf()));
-        if !is_share {
-            return loaded;
+        match loaded {
+            Err(status) if is_share => no_room.push((asker, status)),
+            loaded => {
+                if let Err(error) = &loaded {
+                    tracing::warn!(model = name, %error, "loading on first use failed");
+                }
+                return Ok(loaded);
+            }
         }
     }
-    load(Some(&last.behalf())).0
+    // With nobody left who waits, nothing was loaded.
+    Err(no_room)
 }
 
 /// A panic while loading costs that load, and the control thread goes on.

@@ -82,9 +82,16 @@ impl Meter {
     /// Charges bytes that came.
     pub fn debit(&self, now: Nanos, rate: ByteRate, bytes: u64) {
         let cost = rate.time_of(bytes);
-        let next = |due: Nanos| Some(due.max(now).saturating_add(cost));
+        // However much raced or was announced, nobody waits for longer than the largest of it takes, or a minute.
+        let latest = now.saturating_add(SECOND).saturating_add(cost.max(60 * SECOND));
+        let next = |due: Nanos| Some(due.max(now).saturating_add(cost).min(latest));
         // Relaxed, as above. It never fails, as the closure gives something each time.
         let _ = self.due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+    }
+
+    /// Forgets what was charged, for another rate.
+    pub(crate) fn reset(&self) {
+        self.due.store(0, Ordering::Relaxed);
     }
 
     /// How long until more bytes may come, if not now.
@@ -162,6 +169,10 @@ mod tests {
         // Nothing is saved up for longer than a second.
         meter.debit(100 * SECOND, rate, 1001);
         assert_eq!(meter.owes(100 * SECOND), Some(Duration::from_millis(1)));
+        for _ in 0..1000 {
+            meter.debit(100 * SECOND, rate, 10_000);
+        }
+        assert_eq!(meter.owes(100 * SECOND), Some(Duration::from_secs(60)), "debts do not add up for ever");
         meter.debit(100 * SECOND, bytes_per_second(1), u64::MAX);
         assert!(meter.owes(100 * SECOND).unwrap() <= Duration::from_secs(25 * 3600));
     }

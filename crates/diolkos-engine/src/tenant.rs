@@ -115,7 +115,10 @@ impl Tenant {
     pub(crate) fn set_policy(&self, policy: Policy) {
         self.memory.limit(policy.requests_memory_max);
         self.regions.limit(policy.regions_memory_max);
-        self.bytes_rate.store(policy.bytes_rate.map_or(0, |rate| rate.per_second().get()), Ordering::Relaxed);
+        let bytes_rate = policy.bytes_rate.map_or(0, |rate| rate.per_second().get());
+        if self.bytes_rate.swap(bytes_rate, Ordering::Relaxed) != bytes_rate {
+            self.bytes.reset();
+        }
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
     }
 

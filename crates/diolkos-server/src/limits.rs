@@ -27,8 +27,8 @@ pub(crate) const TURN_BYTES: usize = 256 << 10;
 /// long, what is new waits for less than a millisecond.
 pub(crate) const TURNS_PER_LOOK: u32 = 8;
 
-/// Pause between the pieces of a message in a stream whose tenant sent too many bytes: well within any `limits.body_timeout`.
-pub(crate) const PAUSE_WITHIN_MESSAGE: Duration = Duration::from_millis(250);
+/// Pause between the pieces of what a tenant goes on sending although it sent too many bytes: well within any `limits.body_timeout`.
+pub(crate) const BYTES_PAUSE_MAX: Duration = Duration::from_millis(250);
 
 /// How long a refused client may take to read why.
 pub const REFUSE_TIMEOUT: Duration = Duration::from_millis(500);

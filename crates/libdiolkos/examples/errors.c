@@ -52,11 +52,11 @@ static diolkos_tensor *tensor_of(const diolkos_client *client)
 static void connecting(const char *address)
 {
     diolkos_client *client = (diolkos_client *)&checked; /* must become NULL */
-    diolkos_options options = {sizeof options, 0, 0, 0, 0, 0, NULL};
+    diolkos_options options = {.size = sizeof options};
     struct {
         diolkos_options known;
         uint64_t unknown;
-    } newer = {{sizeof newer, 0, 0, 0, 0, 0, NULL}, 0};
+    } newer = {.known = {.size = sizeof newer}};
 
     CHECK(strcmp(diolkos_error(), "") == 0 && diolkos_retry_after_us() == 0);
     WRONG(diolkos_connect(NULL, NULL, &client), "`address` is NULL");

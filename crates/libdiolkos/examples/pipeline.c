@@ -136,7 +136,7 @@ static int look(const diolkos_client *client)
 
 int main(int argc, char **argv)
 {
-    diolkos_options options = {sizeof options, 0, 0, 0, 0, 0, NULL};
+    diolkos_options options = {.size = sizeof options};
     diolkos_client *client = NULL;
     size_t answered = 0;
     int looks = 0;

@@ -49,6 +49,8 @@ pub(super) struct Known {
     pub(super) seen: Option<Fingerprint>,
     /// Files beside a single file that it turned out to refer to.
     pub(super) externals: Vec<PathBuf>,
+    /// What it was found to need by somebody in whose share it did not fit, of the files that were seen last.
+    pub(super) needs: Option<u64>,
 }
 
 /// What the control thread owns.

@@ -349,6 +349,16 @@ impl Store {
         if same && serving == selected && entry.index().iter().all(|row| row.reason.is_empty()) {
             return Ok(report_of(&entry, name));
         }
+        if let (true, Some(behalf), Some(needed)) = (same, behalf, known.needs)
+            && needed > behalf.memory_max
+        {
+            // Known before anything is read.
+            let source =
+                VersionError::Share { needed, used: behalf.loaded.bytes(), limit: behalf.memory_max };
+            let version = selected[0];
+            let still = still_serving(&entry);
+            return Err(StoreError::Version { name: name.into(), version, source: source.into(), still });
+        }
         known.seen = print;
         known.source = Some(source.clone());
         self.load_selected(&mut control, &entry, &source, &selected, behalf)
@@ -377,17 +387,22 @@ impl Store {
                 }
                 Err(error) => {
                     let still = still_serving(entry);
-                    let is_share = matches!(error, VersionError::Share { .. });
+                    let share_needs = match &error {
+                        VersionError::Share { needed, .. } => Some(*needed),
+                        _ => None,
+                    };
                     let error =
                         StoreError::Version { name: name.into(), version, source: error.into(), still };
                     tracing::warn!(model = name, version, %error, "not loaded");
-                    if is_share {
+                    if share_needs.is_some() {
                         // Everybody reads this, and it is one tenant's limit.
                         entry.delay(
                             version,
                             "it was not loaded for whoever asked; the next request tries again",
                         );
-                        delayed = true;
+                        control.known.entry(name.into()).or_default().needs = share_needs;
+                        // Where old files serve, the next look at the disk must find the new ones again.
+                        delayed |= !entry.ready().is_empty();
                     } else if error.is_passing() {
                         entry.delay(version, error.to_status().message());
                         delayed = true;

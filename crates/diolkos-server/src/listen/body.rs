@@ -210,6 +210,14 @@ impl Messages {
     }
 }
 
+/// Who pays for the bytes of a body.
+#[derive(Debug)]
+pub(super) struct Charged {
+    pub(super) session: Arc<ClientSession>,
+    /// The body waits while its tenant is over its rate of bytes. Others were looked at before they were let in.
+    pub(super) waits: bool,
+}
+
 /// A request's body.
 #[derive(Debug)]
 pub(super) struct RequestBody<B> {
@@ -217,7 +225,7 @@ pub(super) struct RequestBody<B> {
     meter: Arc<Meter>,
     messages: Option<Messages>,
     /// Who is charged for bytes as they come (`tenants.NAME.bytes_rate`), where nobody was for all of them at once.
-    charged: Option<Arc<ClientSession>>,
+    charged: Option<Charged>,
     /// Runs while a stream waits for its tenant to be within its rate again.
     pause: Option<Pin<Box<Sleep>>>,
     timeout: Duration,
@@ -231,7 +239,7 @@ impl<B> RequestBody<B> {
         inner: B,
         meter: Arc<Meter>,
         messages: Option<Messages>,
-        charged: Option<Arc<ClientSession>>,
+        charged: Option<Charged>,
         timeout: Duration,
     ) -> RequestBody<B> {
         RequestBody { inner, meter, messages, charged, pause: None, timeout, timer: None, since_progress: 0 }
@@ -255,8 +263,8 @@ impl<B> RequestBody<B> {
     /// Whether there is memory for it.
     fn arrived(&mut self, data: &[u8]) -> bool {
         let replying = self.meter.is_replying();
-        if let Some(session) = &self.charged {
-            session.received(data.len() as u64);
+        if let Some(charged) = &self.charged {
+            charged.session.received(data.len() as u64);
         }
         self.since_progress += data.len() as u64;
         if self.since_progress >= limits::BODY_PROGRESS_BYTES {
@@ -272,13 +280,14 @@ impl<B> RequestBody<B> {
         self.meter.charge(data.len() as u64)
     }
 
-    /// A stream waits until its tenant is within its rate of bytes: it can't be refused as a request can. A message that has begun
-    /// comes slowly then, but comes, whatever the rate is.
+    /// Waits until the tenant is within its rate of bytes, where the request was not refused for it. A message that has begun comes
+    /// slowly then, but comes, whatever the rate is.
     fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let is_stream = self.messages.is_some() && self.meter.is_replying();
-        let Some(session) = self.charged.clone().filter(|_| is_stream) else { return Poll::Ready(()) };
+        let Some(charged) = self.charged.as_ref().filter(|charged| charged.waits) else {
+            return Poll::Ready(());
+        };
+        let has_begun = self.messages.as_ref().is_some_and(|messages| messages.framing.half() > 0);
         loop {
-            let has_begun = self.half() > 0;
             if let Some(pause) = &mut self.pause {
                 ready!(pause.as_mut().poll(cx));
                 self.pause = None;
@@ -286,9 +295,9 @@ impl<B> RequestBody<B> {
                     return Poll::Ready(());
                 }
             }
-            let Some(wait) = session.over_bytes() else { return Poll::Ready(()) };
-            let wait = if has_begun { wait.min(limits::PAUSE_WITHIN_MESSAGE) } else { wait };
-            self.pause = Some(Box::pin(tokio::time::sleep(wait)));
+            let Some(wait) = charged.session.over_bytes() else { return Poll::Ready(()) };
+            // Short ones, since the rate may be another one meanwhile.
+            self.pause = Some(Box::pin(tokio::time::sleep(wait.min(limits::BYTES_PAUSE_MAX))));
         }
     }
 

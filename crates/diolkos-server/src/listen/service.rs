@@ -18,7 +18,7 @@ use tower::ServiceExt as _;
 use tracing::Instrument as _;
 
 use super::body::Budget;
-use super::body::{Fault, Messages, Meter, RequestBody};
+use super::body::{Charged, Fault, Messages, Meter, RequestBody};
 use super::callers::{Callers, Unknown};
 use super::reply::{InFlight, ReplyBody};
 use super::table::ConnState;
@@ -108,11 +108,12 @@ impl hyper::service::Service<Request<Incoming>> for ConnService {
             );
         }
         // What was announced is charged at once, or many would be let in while the first is read.
-        let announced = request.body().size_hint().exact();
+        // Of other calls and of streams, which may announce anything, what comes is charged, and they wait where these are refused.
+        let announced = request.body().size_hint().exact().filter(|_| infers);
         if let Some(bytes) = announced {
-            session.received(bytes);
+            session.received(bytes.min(self.app.settings().limits.body_bytes_max.get()));
         }
-        let charged = announced.is_none().then(|| session.clone());
+        let charged = announced.is_none().then(|| Charged { session: session.clone(), waits: !infers });
         let budget = session.bodies.clone();
         let meter = Meter::new(budget.clone());
         let timeout = self.app.settings().limits.body_timeout.get();

@@ -39,7 +39,7 @@ use super::{NativeFront, control, limits};
 use crate::app::App;
 use crate::audit::Action;
 use crate::identity::{Claim, NOT_FOR_OTHERS};
-use crate::limits::REFUSE_RETRY;
+use crate::limits::{BYTES_PAUSE_MAX, REFUSE_RETRY};
 use crate::listen::{Budget, ConnPlace, Peer, Socket, Stop};
 use crate::sessions::ClientSession;
 
@@ -321,21 +321,41 @@ impl Conversation {
         let _ = self.answers.reserve_many(limits::ANSWERS_MAX).await;
     }
 
+    /// Reads payload that nobody wants: at ease, while its tenant sends more bytes than it may.
+    async fn pass_over(&self, reader: &mut Reader, mut left: u64) -> Result<(), End> {
+        while left > 0 {
+            let now = left.min(limits::PASSED_OVER_BYTES);
+            // Lossless: it was just bounded.
+            reader.skip(now as usize).await?;
+            left -= now;
+            if let Some(wait) = self.session.client.over_bytes() {
+                tokio::time::sleep(wait.min(BYTES_PAUSE_MAX)).await;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes in one message and begins whatever it asks for.
     async fn next(&mut self, reader: &mut Reader) -> Result<(), End> {
         let header = reader.header(&self.limits).await?;
         let message = reader.message(&header).await?;
         let permit = self.answers.clone().reserve_owned().await.map_err(|_| ReadError::Gone)?;
-        // What is refused has to be read all the same, and is not kept.
-        let over = matches!(message, Ok(Message::Infer(_)))
-            .then(|| self.session.client.refuse_over_bytes())
-            .flatten();
-        self.session.client.received(header.payload);
-        let payload = match &over {
-            Some(_) => reader.pass_over(header.payload).await.map(|()| None)?,
-            None => reader.payload(header.payload, &self.budget).await?,
-        };
         let failed = |status: &Status| Outgoing::new(header.id, &Message::Failed(Failed::from(status)));
+        if matches!(message, Ok(Message::Infer(_)))
+            && let Some(over) = self.session.client.refuse_over_bytes()
+        {
+            permit.send(failed(&over));
+            self.pass_over(reader, header.payload).await?;
+            return Ok(());
+        }
+        let payload = if matches!(message, Ok(Message::Infer(_))) {
+            self.session.client.received(header.payload);
+            reader.payload(header.payload, &self.budget).await?
+        } else {
+            self.session.client.received(header.payload.min(limits::PASSED_OVER_BYTES));
+            self.pass_over(reader, header.payload).await?;
+            None
+        };
         let message = match message {
             Ok(message) => message,
             Err(error) => {
@@ -353,7 +373,7 @@ impl Conversation {
             }
             Message::Infer(infer) => match payload {
                 Some(payload) => self.infer(&header, infer, &payload, permit),
-                None => drop(permit.send(failed(&over.unwrap_or_else(status_no_memory)))),
+                None => drop(permit.send(failed(&status_no_memory()))),
             },
             Message::RegisterRegion(register) => {
                 let result = self.register(&register, reader.descriptor());
@@ -467,6 +487,9 @@ impl Conversation {
             }
             Err(status) => return answer.refuse(&status),
         };
+        // Those behind the message are charged already.
+        let in_regions = request.input_bytes().saturating_sub(payload.len() as u64);
+        self.session.client.received(in_regions);
         lock(&self.flights).insert(id, None);
         let ticket = self.session.client.submit(request, Box::new(answer));
         if let Some(flight) = lock(&self.flights).get_mut(&id) {

@@ -170,19 +170,8 @@ impl Reader {
         }
     }
 
-    /// Reads payload that nobody wants.
-    pub(super) async fn pass_over(&mut self, length: u64) -> Result<(), ReadError> {
-        let mut left = length;
-        while left > 0 {
-            let now = left.min(1 << 30);
-            // Lossless: it was just bounded.
-            self.skip(now as usize).await?;
-            left -= now;
-        }
-        Ok(())
-    }
-
-    async fn skip(&mut self, mut length: usize) -> Result<(), ReadError> {
+    /// Reads bytes that nobody wants.
+    pub(super) async fn skip(&mut self, mut length: usize) -> Result<(), ReadError> {
         while length > 0 {
             if self.buffer.is_empty() {
                 self.fill(1).await?;

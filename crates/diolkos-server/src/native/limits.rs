@@ -33,6 +33,9 @@ pub(super) const SLOT_BYTES_MAX: u32 = 64 << 10;
 /// Bytes that are read from a socket at once, where more than a header is expected.
 pub(super) const READ_BYTES: usize = 64 << 10;
 
+/// Payload that nobody wants, of which so much is read before it is looked whether its tenant sends too much.
+pub(super) const PASSED_OVER_BYTES: u64 = 1 << 20;
+
 /// Payload for which room is made before it has come.
 pub(super) const PAYLOAD_AHEAD_BYTES: usize = 1 << 20;
 

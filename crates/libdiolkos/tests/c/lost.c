@@ -20,7 +20,8 @@ static void must(int32_t code, const char *what)
 
 static diolkos_client *connected(const char *address, int32_t memory)
 {
-    diolkos_options options = {sizeof options, 0, memory, 0, DIOLKOS_NO_RECONNECT, 0, "lost"};
+    diolkos_options options = {
+        .size = sizeof options, .memory = memory, .reconnect_ms = DIOLKOS_NO_RECONNECT, .name = "lost"};
     diolkos_client *client = NULL;
     must(diolkos_connect(address, &options, &client), "connect");
     return client;
