@@ -28,6 +28,9 @@ async fn over_its_rate_of_bytes_a_call_is_refused_and_a_stream_waits() {
     let began = std::time::Instant::now();
     let (send, receive) = tokio::sync::mpsc::channel(1);
     let requests = tokio_stream::wrappers::ReceiverStream::new(receive);
+    // What a stream claims of its length changes nothing.
+    let mut requests = tonic::Request::new(requests);
+    requests.metadata_mut().insert("content-length", "4611686018427387904".parse().unwrap());
     let mut answers = client.model_stream_infer(requests).await.unwrap().into_inner();
     for _ in 0..3 {
         send.send(large()).await.unwrap();

@@ -234,6 +234,27 @@ fn bytes_have_a_rate_for_each_tenant() {
 }
 
 #[test]
+fn bytes_in_regions_count_for_requests_over_the_socket_as_well() {
+    let fixture = two("bytes_rate = \"4KiB/s\"");
+    let raw = Raw::new(&fixture.socket.with_file_name("a.sock"), 8);
+    let _region = raw.register(3, 64 << 10);
+    let echo = raw.open("echo");
+    let infer = || {
+        let place = Place::Region(Extent { region: 3, offset: 0, length: 32 << 10 });
+        let shape = diolkos_client::types::Shape::new(&[32 << 10]).unwrap();
+        let data_type = diolkos_client::types::DataType::Uint8;
+        let input = TensorRef { index: 0, data_type, shape, place };
+        let infer =
+            Infer { handle: echo, inputs: vec![input], results: ResultPlace::Stream, ..Infer::new(echo) };
+        send(&raw.stream, 9, &Message::Infer(infer), &[]);
+        receive(&raw.stream, &mut Vec::new()).1
+    };
+    assert!(matches!(infer(), Message::Inferred(_)));
+    let Message::Failed(failed) = infer() else { panic!("32 KiB at 4 KiB a second are made up for so soon") };
+    assert!(failed.code == Code::Busy && failed.message.contains("`bytes_rate`"), "{}", failed.message);
+}
+
+#[test]
 fn sessions_have_a_bound_for_each_tenant() {
     let fixture = two("sessions_max = 2");
     let _held: Vec<Client> = (0..2).map(|_| connect(&fixture, "a", Options::default())).collect();
