@@ -77,6 +77,18 @@ def call(*command, **options):
     return done.stdout
 
 
+def with_fresh_lists(work):
+    """Does it, and once more with new lists of packages where the ones that are here are missing or out of date."""
+    try:
+        return work()
+    except Unavailable:
+        if os.geteuid() != 0:
+            raise
+        print("updating the lists of packages", flush=True)
+        call("apt-get", "update", "-qq")
+        return work()
+
+
 def unpacked(name, packages):
     """Debian packages, downloaded and unpacked into a folder of this name."""
     folder = FOLDER / name
@@ -217,8 +229,9 @@ def wait_for(path):
 
 def boot(folder, tests, others):
     """Runs the machine to its end, and returns what it wrote on its console."""
-    image, modules = kernel()
-    command, for_qemu = qemu()
+    image, modules = with_fresh_lists(kernel)
+    command, for_qemu = with_fresh_lists(qemu)
+    shell = with_fresh_lists(busybox)
     archive = folder / "initramfs"
     modules = [modules / module for module in MODULES]
     lines = [f"/tests/{tests[test].name} {' '.join(filters)}" for test, filters in PROGRAMS]
@@ -226,7 +239,7 @@ def boot(folder, tests, others):
         lines.append(f"/tests/{program} {arguments} && echo call passed || echo call failed: {program} {arguments}")
     programs = {tests[test].name: tests[test] for test, _ in PROGRAMS} | {name: others[name] for name, _ in CALLS}
     environment = {"NO_COLOR": "1", "DIOLKOS_TEST_VSOCK": "1", "DIOLKOS_TEST_VSOCK_RELAY": RELAY_PORT}
-    initramfs.write(archive, busybox(), modules, programs, lines, environment)
+    initramfs.write(archive, shell, modules, programs, lines, environment)
     uds, vhost = folder / "v", folder / "vhost"
     device = subprocess.Popen([vhost_device(), "--guest-cid=3", f"--socket={vhost}", f"--uds-path={uds}"])
     daemon = None
