@@ -358,13 +358,13 @@ fn carry_out(shared: &Shared, engine: &EngineInner, task: Task) {
 
 /// Loads a model for those who wait for it.
 fn warm(shared: &Shared, engine: &EngineInner, name: String) {
-    let settled = load_on_demand(shared, engine, &name);
+    let ended = load_on_demand(shared, engine, &name);
     let mut state = shared.lock();
     let all = state.parked.remove(&name).unwrap_or_default();
-    let (answered, left): (Vec<_>, Vec<_>) = match &settled {
-        Ok(_) => (all, Vec::new()),
+    let (answered, left): (Vec<_>, Vec<_>) = match &ended {
+        OnDemand::Settled(_) => (all, Vec::new()),
         // Those who came meanwhile, or were too many, have shares of their own, which were not tried.
-        Err(no_room) => all.into_iter().partition(|waiting| of_share(no_room, waiting).is_some()),
+        OnDemand::NoRoom(told) => all.into_iter().partition(|waiting| of_share(told, waiting).is_some()),
     };
     state.parked_count -= answered.len();
     if !left.is_empty() {
@@ -373,9 +373,9 @@ fn warm(shared: &Shared, engine: &EngineInner, name: String) {
     }
     drop(state);
     for waiting in answered {
-        let failure = match &settled {
-            Ok(loaded) => loaded.as_ref().err(),
-            Err(no_room) => of_share(no_room, &waiting),
+        let failure = match &ended {
+            OnDemand::Settled(loaded) => loaded.as_ref().err(),
+            OnDemand::NoRoom(told) => of_share(told, &waiting),
         };
         match waiting {
             Waiting::Request(parked) => engine.submit_parked(*parked, failure),
@@ -384,20 +384,21 @@ fn warm(shared: &Shared, engine: &EngineInner, name: String) {
     }
 }
 
-/// Tenants in whose share there is no room for a model, and what each is told.
-type NoRoom = Vec<(Arc<Tenant>, Status)>;
+/// How a load on first use ended.
+enum OnDemand {
+    /// In the same way for everybody who waits.
+    Settled(Result<LoadReport, Status>),
+    /// There is no room for the model in these tenants' shares; with what each is told.
+    NoRoom(Vec<(Arc<Tenant>, Status)>),
+}
 
-fn of_share<'a>(no_room: &'a NoRoom, waiting: &Waiting) -> Option<&'a Status> {
-    no_room.iter().find(|(tenant, _)| Arc::ptr_eq(tenant, waiting.tenant())).map(|(_, status)| status)
+fn of_share<'a>(told: &'a [(Arc<Tenant>, Status)], waiting: &Waiting) -> Option<&'a Status> {
+    told.iter().find(|(tenant, _)| Arc::ptr_eq(tenant, waiting.tenant())).map(|(_, status)| status)
 }
 
 /// Loads a model for one of those who wait for it: the first in whose share there is room. The others have it as well then, and a
 /// failure is everybody's, unless it is about shares.
-fn load_on_demand(
-    shared: &Shared,
-    engine: &EngineInner,
-    name: &str,
-) -> Result<Result<LoadReport, Status>, NoRoom> {
+fn load_on_demand(shared: &Shared, engine: &EngineInner, name: &str) -> OnDemand {
     let mut askers: Vec<Arc<Tenant>> = Vec::new();
     for waiting in shared.lock().parked.get(name).into_iter().flatten() {
         let tenant = waiting.tenant();
@@ -405,7 +406,7 @@ fn load_on_demand(
             askers.push(tenant.clone());
         }
     }
-    let mut no_room = NoRoom::new();
+    let mut no_room = Vec::new();
     for asker in askers {
         let mut is_share = false;
         let loaded = guarded(|| {
@@ -420,12 +421,12 @@ fn load_on_demand(
                 if let Err(error) = &loaded {
                     tracing::warn!(model = name, %error, "loading on first use failed");
                 }
-                return Ok(loaded);
+                return OnDemand::Settled(loaded);
             }
         }
     }
     // With nobody left who waits, nothing was loaded.
-    Err(no_room)
+    OnDemand::NoRoom(no_room)
 }
 
 /// A panic while loading costs that load, and the control thread goes on.

@@ -20,11 +20,11 @@ pub const LISTEN_BACKLOG: i32 = 1024;
 /// Connections that are being told that there is no room, at the same time. Past it they are closed unheard.
 pub const REFUSING_MAX: usize = 64;
 
-/// What one connection reads and writes before others of its thread have their turn. Copying that much takes 50 to 100 µs.
+/// What one connection reads and writes before others of its thread have their turn: what a unix socket holds by default, and a little more.
 pub(crate) const TURN_BYTES: usize = 256 << 10;
 
-/// Turns of connections after which a thread looks whether others have something new. A look takes under a microsecond; so where all are
-/// long, what is new waits for less than a millisecond.
+/// Turns of connections after which a thread looks whether others have something new: a look is one system call, and a turn may be the
+/// copying of `TURN_BYTES`, so that what is new waits for few of these. tokio's default is 61.
 pub(crate) const TURNS_PER_LOOK: u32 = 8;
 
 /// Pause between the pieces of what a tenant goes on sending although it sent too many bytes: well within any `limits.body_timeout`.

@@ -212,7 +212,7 @@ impl Messages {
 
 /// Who pays for the bytes of a body.
 #[derive(Debug)]
-pub(super) struct Charged {
+pub(super) struct Payer {
     pub(super) session: Arc<ClientSession>,
     /// The body waits while its tenant is over its rate of bytes. Others were looked at before they were let in.
     pub(super) waits: bool,
@@ -225,7 +225,7 @@ pub(super) struct RequestBody<B> {
     meter: Arc<Meter>,
     messages: Option<Messages>,
     /// Who is charged for bytes as they come (`tenants.NAME.bytes_rate`), where nobody was for all of them at once.
-    charged: Option<Charged>,
+    payer: Option<Payer>,
     /// Runs while a stream waits for its tenant to be within its rate again.
     pause: Option<Pin<Box<Sleep>>>,
     timeout: Duration,
@@ -239,10 +239,10 @@ impl<B> RequestBody<B> {
         inner: B,
         meter: Arc<Meter>,
         messages: Option<Messages>,
-        charged: Option<Charged>,
+        payer: Option<Payer>,
         timeout: Duration,
     ) -> RequestBody<B> {
-        RequestBody { inner, meter, messages, charged, pause: None, timeout, timer: None, since_progress: 0 }
+        RequestBody { inner, meter, messages, payer, pause: None, timeout, timer: None, since_progress: 0 }
     }
 
     fn fail<T>(&self, fault: Fault, error: BodyError) -> Poll<Option<Result<T, BodyError>>> {
@@ -263,8 +263,8 @@ impl<B> RequestBody<B> {
     /// Whether there is memory for it.
     fn arrived(&mut self, data: &[u8]) -> bool {
         let replying = self.meter.is_replying();
-        if let Some(charged) = &self.charged {
-            charged.session.received(data.len() as u64);
+        if let Some(payer) = &self.payer {
+            payer.session.received(data.len() as u64);
         }
         self.since_progress += data.len() as u64;
         if self.since_progress >= limits::BODY_PROGRESS_BYTES {
@@ -283,7 +283,7 @@ impl<B> RequestBody<B> {
     /// Waits until the tenant is within its rate of bytes, where the request was not refused for it. A message that has begun comes
     /// slowly then, but comes, whatever the rate is.
     fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(charged) = self.charged.as_ref().filter(|charged| charged.waits) else {
+        let Some(payer) = self.payer.as_ref().filter(|payer| payer.waits) else {
             return Poll::Ready(());
         };
         let has_begun = self.messages.as_ref().is_some_and(|messages| messages.framing.half() > 0);
@@ -295,7 +295,7 @@ impl<B> RequestBody<B> {
                     return Poll::Ready(());
                 }
             }
-            let Some(wait) = charged.session.over_bytes() else { return Poll::Ready(()) };
+            let Some(wait) = payer.session.over_bytes() else { return Poll::Ready(()) };
             // Short ones, since the rate may be another one meanwhile.
             self.pause = Some(Box::pin(tokio::time::sleep(wait.min(limits::BYTES_PAUSE_MAX))));
         }

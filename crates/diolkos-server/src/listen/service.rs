@@ -18,7 +18,7 @@ use tower::ServiceExt as _;
 use tracing::Instrument as _;
 
 use super::body::Budget;
-use super::body::{Charged, Fault, Messages, Meter, RequestBody};
+use super::body::{Fault, Messages, Meter, Payer, RequestBody};
 use super::callers::{Callers, Unknown};
 use super::reply::{InFlight, ReplyBody};
 use super::table::ConnState;
@@ -113,13 +113,13 @@ impl hyper::service::Service<Request<Incoming>> for ConnService {
         if let Some(bytes) = announced {
             session.received(bytes.min(self.app.settings().limits.body_bytes_max.get()));
         }
-        let charged = announced.is_none().then(|| Charged { session: session.clone(), waits: !infers });
+        let payer = announced.is_none().then(|| Payer { session: session.clone(), waits: !infers });
         let budget = session.bodies.clone();
         let meter = Meter::new(budget.clone());
         let timeout = self.app.settings().limits.body_timeout.get();
         let messages = (front == Front::Grpc).then(|| Messages::new(self.connection.clone(), number));
         let mut request =
-            request.map(|body| Body::new(RequestBody::new(body, meter.clone(), messages, charged, timeout)));
+            request.map(|body| Body::new(RequestBody::new(body, meter.clone(), messages, payer, timeout)));
         request.extensions_mut().insert(context);
         let (app, fronts) = (self.app.clone(), self.fronts.clone());
         let span = trace.map_or_else(tracing::Span::none, TraceContext::span);
