@@ -6,10 +6,12 @@
 The limit is a control group's (memory.max, or memory.limit_in_bytes of version 1), so whatever the daemon takes beyond it
 gets it killed. Each attack is a process of its own that does for N seconds (in all, shared among the attacks) what is most expensive in
 memory: bodies that stop short of their end, bodies that unpack to a thousand times their size, numbers as text, answers that
-nobody takes, half headers, and HTTP/2 streams of which nothing is read.
+nobody takes, half headers, HTTP/2 streams of which nothing is read, and on the native channel bodies that do not end, answers on a stream
+and in rings that nobody takes, parameters that wait with their requests, and regions that are holes until the daemon fills them.
 """
 
 import argparse
+import contextlib
 import gzip
 import json
 import multiprocessing
@@ -22,6 +24,7 @@ import threading
 import time
 from pathlib import Path
 
+import native_raw
 from harness import Checks, Daemon, Skip, raise_descriptor_limit, says
 
 MIB = 1 << 20
@@ -29,6 +32,8 @@ SECONDS = 30 if os.environ.get("CI") else 120
 CONNECTIONS = 256
 REQUESTS_MEMORY = 96 * MIB
 BODY_BYTES = 32 * MIB
+# Of each of the two tenants: regions and rings of native channels. What the daemon is first to write in them is its memory.
+REGIONS_MEMORY = 64 * MIB
 # Of one connection, beside what is charged to the budgets: a header, buffers of TLS and HTTP, what HTTP/2 has taken and
 # not given on, answers too small to be charged. docs/operations.md has the sum.
 CONNECTION_BYTES = 1 * MIB
@@ -54,9 +59,11 @@ metrics = true
 leases.all = {{ kind = "compute", models = ["*"], operations = ["*"] }}
 [tenants.a]
 sockets = ["unix:FOLDER/a.sock"]
+regions_memory_max = "{REGIONS_MEMORY}B"
 leases.all = {{ kind = "compute", models = ["*"], operations = ["*"] }}
 [tenants.b]
 sockets = ["unix:FOLDER/b.sock"]
+regions_memory_max = "{REGIONS_MEMORY}B"
 leases.all = {{ kind = "compute", models = ["*"], operations = ["*"] }}
 """
 
@@ -268,7 +275,122 @@ def streams(path, end):
     time.sleep(1)
 
 
-ATTACKS = [held_bodies, bombs, numbers, answers, headers, streams]
+def peers(path, count, end):
+    """Connections to the native channel, until there are so many or no more are let in."""
+    held = []
+    while len(held) < count and time.monotonic() < end:
+        try:
+            held.append(native_raw.Peer(path))
+        except OSError:
+            break
+    return held
+
+
+def native_bodies(path, end):
+    """Payload that stops a byte short of its end."""
+    size = BODY_BYTES - 4096
+    held = peers(path, CONNECTIONS // 2, end)
+    for peer in held:
+        body = native_raw.infer(peer.open("echo"), [native_raw.tensor(0, native_raw.UINT8, [size], native_raw.on_stream(size))])
+        with contextlib.suppress(OSError):
+            peer.socket.sendall(native_raw.frame(native_raw.INFER, 7, body, size) + bytes(size - 1))
+
+
+def until_full(peer, messages, end):
+    """Sends them until the daemon reads no more."""
+    peer.socket.settimeout(0.2)
+    with contextlib.suppress(OSError):
+        for message in messages:
+            if time.monotonic() > end:
+                return
+            peer.socket.sendall(message)
+
+
+def renumbered(message):
+    """The same for each number that may be in flight."""
+    return (message[:8] + struct.pack("<Q", number) + message[16:] for number in range(512))
+
+
+def product(peer, rows, inner):
+    """A request for the product of two matrices, without the matrices, and how many bytes these have."""
+    shapes = [[rows, inner], [inner, rows]]
+    place = native_raw.on_stream(4 * rows * inner)
+    inputs = [native_raw.tensor(index, native_raw.FP32, shape, place) for index, shape in enumerate(shapes)]
+    size = 8 * rows * inner
+    return native_raw.frame(native_raw.INFER, 0, native_raw.infer(peer.open("blas.sgemm"), inputs), size), size
+
+
+def native_answers(path, end):
+    """Answers on a stream that nobody takes: products that are hundreds of times as large as what they are of, and lists."""
+    held = peers(path, CONNECTIONS // 4, end)
+    for peer in held:
+        message, size = product(peer, 512, 1)
+        until_full(peer, (message + bytes(size) for message in renumbered(message)), end)
+        until_full(peer, [native_raw.frame(native_raw.LIST, 9)] * 600, end)
+    time.sleep(1)
+
+
+def native_parameters(path, end):
+    """Parameters of requests that wait."""
+    params = [(f"p{index}", "x" * 8192) for index in range(64)]
+    held = peers(path, CONNECTIONS // 4, end)
+    for at, peer in enumerate(held):
+        if at % 4 == 0:
+            # They have to wait for something.
+            message, size = product(peer, 1500, 1500)
+            until_full(peer, [message[:8] + struct.pack("<Q", number) + message[16:] + bytes(size) for number in range(600, 602)], end)
+        body = native_raw.infer(peer.open("noop"), [], params=params)
+        until_full(peer, renumbered(native_raw.frame(native_raw.INFER, 0, body)), end)
+    time.sleep(1)
+
+
+def native_rings(path, end):
+    """The largest rings that there may be, and in each an answer that needs a page of its own."""
+    held = peers(path, CONNECTIONS // 2, end)
+    for peer in held:
+        try:
+            channel = peer.channel(512, 64 << 10)
+        except ConnectionError:
+            break
+        for number in range(512):
+            # A handle that means nothing: the refusal is too long for the entry, and lies in a slot.
+            channel.put(number, native_raw.INFER, native_raw.infer(struct.pack("<II", 999, 7), []))
+    time.sleep(1)
+
+
+def native_regions(path, end):
+    """Regions that are holes, filled by the daemon from one end to the other."""
+    size = 4 * MIB
+    held = peers(path, CONNECTIONS // 4, end)
+    for peer in held:
+        handle = peer.open("echo")
+        try:
+            for region in range(8):
+                peer.register(region, size)
+        except ConnectionError:
+            pass
+        for region in range(8):
+            inputs = [native_raw.tensor(0, native_raw.UINT8, [size // 2], native_raw.in_region(region, 0, size // 2))]
+            body = native_raw.infer(handle, inputs, native_raw.in_region(region, size // 2, size // 2))
+            peer.socket.sendall(native_raw.frame(native_raw.INFER, region, body))
+            # And onto the stream, where nobody takes it.
+            peer.socket.sendall(native_raw.frame(native_raw.INFER, 100 + region, native_raw.infer(handle, inputs)))
+    time.sleep(1)
+
+
+ATTACKS = [
+    held_bodies,
+    bombs,
+    numbers,
+    answers,
+    headers,
+    streams,
+    native_bodies,
+    native_answers,
+    native_parameters,
+    native_rings,
+    native_regions,
+]
 
 
 def attackers(daemon, attack, seconds):
@@ -347,7 +469,7 @@ def main():
     try:
         with Limited(group, SETTINGS) as daemon:
             base = daemon.resident_bytes()
-            limit = 2 * REQUESTS_MEMORY + CONNECTIONS * CONNECTION_BYTES + KEPT_BYTES
+            limit = 2 * REQUESTS_MEMORY + 2 * REGIONS_MEMORY + CONNECTIONS * CONNECTION_BYTES + KEPT_BYTES
             group.set_limit(limit)
             print(f"limit {mebibytes(limit)}")
             each = arguments.seconds / (len(ATTACKS) + 1)

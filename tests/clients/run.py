@@ -3,7 +3,7 @@
 
     python run.py [--only NAME[,NAME]]
 
-http, grpc, curl and shm share one daemon; hostile has one with small limits. DIOLKOS_BIN names the executable.
+http, grpc, curl and shm share one daemon; hostile has one with small limits, and tls one with certificates. DIOLKOS_BIN names the executable.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from harness import AFFINE, DIGITS, Daemon
 
 HERE = Path(__file__).resolve().parent
 SHARED_DAEMON = {"http": "http_smoke.py", "grpc": "grpc_smoke.py", "curl": "curl_smoke.py", "shm": "shm_smoke.py"}
-OWN_DAEMON = {"hostile": "hostile.py"}
+OWN_DAEMON = {"hostile": "hostile.py", "tls": "tls_smoke.py"}
 SETTINGS = "[models]\nclient_load = true\n"
 TALLY = re.compile(r"(\d+) passed, (\d+) failed, (\d+) skipped")
 

@@ -41,7 +41,12 @@ DAEMON_PORT = 5001
 PATIENCE = 1200
 
 # Test programs, with the filters that choose the tests.
-PROGRAMS = [("rim_daemon", ["vsock::"]), ("native_channel", ["calls::", "a_context_id"])]
+PROGRAMS = [
+    ("rim_daemon", ["vsock::"]),
+    ("native_channel", ["calls::", "a_context_id"]),
+    # Two tenants over every way in, and here the way from another machine, too.
+    ("border", []),
+]
 # What a sandbox runs: programs of the workspace with their arguments, against the daemon on the host.
 CALLS = [
     ("ask", f"vsock:host:{DAEMON_PORT} affine"),

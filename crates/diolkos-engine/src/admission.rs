@@ -112,6 +112,8 @@ pub(crate) fn admit(
     let (output_order, wanted) = wanted.unzip();
 
     let input_bytes = payload_bytes(inputs.iter().flatten());
+    // What is kept while it waits and does not lie in tensors.
+    let param_bytes = request.params.bytes() as u64;
     let peak = predicted_peak(&version, &inputs, input_bytes);
     // Where the operation can't tell, the worst is assumed, but only while the job runs: reserved while it
     // waits, it would turn others away for memory that nobody uses yet.
@@ -119,7 +121,7 @@ pub(crate) fn admit(
         Some(peak) => (peak.saturating_add(input_bytes), 0),
         None => (input_bytes, memory.one_max().saturating_sub(input_bytes)),
     };
-    let memory = reserve(memory, at_once)?;
+    let memory = reserve(memory, at_once.saturating_add(param_bytes))?;
     // A wrong prediction must not be a way around the limit: outputs stay within what is reserved.
     let output_bytes_max = at_once.saturating_add(reserve_at_start);
 

@@ -154,12 +154,14 @@ pub(crate) fn too_many_regions_of_tenant(refused: Refused) -> Status {
     match refused {
         Refused::TooLarge { limit, .. } => Status::new(
             Code::TooLarge,
-            format!("your regions may have {limit} bytes together (`regions_memory_max` of your tenant)"),
+            format!(
+                "your regions and rings may have {limit} bytes together (`regions_memory_max` of your tenant)"
+            ),
         ),
         Refused::Full { used, limit, .. } => Status::new(
             Code::TooLarge,
             format!(
-                "your regions have {used} of the {limit} bytes that they may (`regions_memory_max` of your tenant); close one"
+                "your regions and rings have {used} of the {limit} bytes that they may (`regions_memory_max` of your tenant); close one"
             ),
         ),
     }

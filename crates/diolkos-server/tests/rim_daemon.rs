@@ -6,6 +6,8 @@
 
 #[path = "rim/admin.rs"]
 mod admin;
+#[path = "support/certificates.rs"]
+mod certificates;
 #[path = "rim/connections.rs"]
 mod connections;
 #[path = "rim/documents.rs"]

@@ -60,6 +60,16 @@ impl Params {
         self.0.is_empty()
     }
 
+    /// Memory that they take, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let one = |(name, value): &(Box<str>, Param)| {
+            let text = if let Param::Text(text) = value { text.len() } else { 0 };
+            size_of::<(Box<str>, Param)>() + name.len() + text
+        };
+        self.0.iter().map(one).sum()
+    }
+
     /// Names and values, in the order in which they were first set.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Param)> {
         self.0.iter().map(|(name, value)| (&**name, value))
@@ -79,5 +89,13 @@ mod tests {
         assert_eq!(params.iter().count(), 1);
         params.set("priority", Param::Int(-1));
         assert_eq!(params.get_uint("priority"), None);
+    }
+
+    #[test]
+    fn text_takes_memory() {
+        let mut params = Params::new();
+        assert_eq!(params.bytes(), 0);
+        params.set("prompt", Param::Text("x".repeat(1000).into()));
+        assert!((1006..1100).contains(&params.bytes()), "{}", params.bytes());
     }
 }

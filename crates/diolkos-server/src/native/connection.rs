@@ -13,28 +13,26 @@
 //!
 //! The end of the connection drops the session, and with it everything that waits.
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use diolkos_engine::{Reply, ReplySink, Ticket};
 use diolkos_shm::bell::Bell;
 use diolkos_shm::region::{Pages, Region};
 use diolkos_shm::spin::Spin;
-use diolkos_types::{Code, Signature, Status, TenantId};
+use diolkos_types::{Code, Status, TenantId};
 use diolkos_wire::{
-    Failed, Features, Header, Hello, Infer, Inferred, Limits, Message, OpenChannel, PREFACE, Place,
-    RegisterRegion, ResultPlace, TensorRef, Welcome, choose_version, hello,
+    Failed, Features, Hello, Infer, Limits, Message, OpenChannel, PREFACE, RegisterRegion, ResultPlace,
+    Welcome, choose_version, hello,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::answers::{Flights, Room, StreamAnswer, no_memory_for_body};
 use super::frames::{Outgoing, ReadError, Reader};
-use super::regions::Piece;
 use super::ring::{self, Lane};
-use super::session::{NativeSession, place_outputs, positions, timing_of};
+use super::session::NativeSession;
 use super::{NativeFront, control, limits};
 use crate::app::App;
 use crate::audit::Action;
@@ -231,14 +229,6 @@ async fn write_all(
     Ok(())
 }
 
-/// Requests over the stream that were not answered yet; `None` for the moment until the engine has taken one.
-type Flights = Mutex<HashMap<u64, Option<Ticket>>>;
-
-fn lock(flights: &Flights) -> MutexGuard<'_, HashMap<u64, Option<Ticket>>> {
-    // Nothing below panics while it holds the lock.
-    flights.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// A client that was welcomed.
 struct Conversation {
     session: Arc<NativeSession>,
@@ -340,11 +330,11 @@ impl Conversation {
         let header = reader.header(&self.limits).await?;
         let message = reader.message(&header).await?;
         let permit = self.answers.clone().reserve_owned().await.map_err(|_| ReadError::Gone)?;
-        let failed = |status: &Status| Outgoing::new(header.id, &Message::Failed(Failed::from(status)));
+        let room = Room::new(header.id, permit, self.budget.clone());
         if matches!(message, Ok(Message::Infer(_)))
             && let Some(over) = self.session.client.refuse_over_bytes()
         {
-            permit.send(failed(&over));
+            room.refuse(&over);
             self.pass_over(reader, header.payload).await?;
             return Ok(());
         }
@@ -359,43 +349,37 @@ impl Conversation {
         let message = match message {
             Ok(message) => message,
             Err(error) => {
-                permit.send(failed(&Status::new(error.code(), error.to_string())));
+                room.refuse(&Status::new(error.code(), error.to_string()));
                 return Ok(());
             }
         };
         match message {
             Message::Goodbye => return Err(End::Goodbye),
             Message::Cancel => {
-                let ticket = lock(&self.flights).get_mut(&header.id).and_then(Option::take);
-                if let Some(ticket) = ticket {
+                if let Some(ticket) = self.flights.take_ticket(header.id) {
                     ticket.cancel();
                 }
             }
             Message::Infer(infer) => match payload {
-                Some(payload) => self.infer(&header, infer, &payload, permit),
-                None => drop(permit.send(failed(&status_no_memory()))),
+                Some(payload) => self.infer(infer, header.id, &payload, room),
+                None => room.refuse(&no_memory_for_body()),
             },
-            Message::RegisterRegion(register) => {
-                let result = self.register(&register, reader.descriptor());
-                permit.send(match result {
-                    Ok(()) => Outgoing::new(header.id, &Message::Done),
-                    Err(status) => failed(&status),
-                });
-            }
-            Message::OpenChannel(open) => {
-                let result = self.open_channel(&header, &open);
-                permit.send(result.unwrap_or_else(|status| failed(&status)));
-            }
+            Message::RegisterRegion(register) => match self.register(&register, reader.descriptor()) {
+                Ok(()) => room.send(&[Message::Done]),
+                Err(status) => room.refuse(&status),
+            },
+            Message::OpenChannel(open) => match self.open_channel(&open) {
+                Ok((opened, descriptors)) => room.send_with_descriptors(&opened, descriptors),
+                Err(status) => room.refuse(&status),
+            },
             // At once, so that what the client sends next finds it done.
             message @ (Message::CloseModel(_) | Message::CloseRegion(_)) => {
-                let parts = control::answer(&self.app, &self.session, message).await;
-                permit.send(Outgoing::parts(header.id, &parts));
+                room.send(&control::answer(&self.app, &self.session, message).await);
             }
             message => {
                 let (app, session) = (self.app.clone(), self.session.clone());
                 self.calls.spawn(async move {
-                    let parts = control::answer(&app, &session, message).await;
-                    permit.send(Outgoing::parts(header.id, &parts));
+                    room.send(&control::answer(&app, &session, message).await);
                 });
             }
         }
@@ -423,7 +407,8 @@ impl Conversation {
         ))
     }
 
-    fn open_channel(&mut self, header: &Header, open: &OpenChannel) -> Result<Outgoing, Status> {
+    /// Makes rings. Their pages are the daemon's where it is first to write, so its tenant is charged for all of them.
+    fn open_channel(&mut self, open: &OpenChannel) -> Result<(Message, Vec<OwnedFd>), Status> {
         self.check_shared_memory()?;
         if self.channel.is_some() {
             return Err(Status::invalid("this connection has its rings already; open another connection"));
@@ -434,6 +419,7 @@ impl Conversation {
         let internal = |what: &str, error: &dyn std::fmt::Display| {
             Status::new(Code::Internal, format!("{what} for the channel: {error}"))
         };
+        let charge = self.session.client.charge_region(opened.segment_bytes)?;
         // Lossless: a few dozen MiB.
         let segment = Region::create(opened.segment_bytes as usize, Pages::Ordinary)
             .map_err(|error| internal("no memory", &error))?;
@@ -454,7 +440,8 @@ impl Conversation {
             diolkos_wire::Bell::Polled => Bell::Polled,
         };
         let memory = segment.mapping().clone();
-        let (lane, channel) = ring::open(self.session.clone(), memory, &opened, request_bell, reply_bell)?;
+        let (lane, channel) =
+            ring::open(self.session.clone(), memory, charge, &opened, request_bell, reply_bell)?;
         let number = self.front.next_channel();
         let spin = Spin::new(self.app.settings().channel.spin.get());
         let jobs = self.app.engine.devices().iter().map(|device| device.slots).sum();
@@ -462,94 +449,28 @@ impl Conversation {
             .serve(number, Box::new(channel), spin, jobs)
             .map_err(|error| internal("no thread", &error))?;
         self.channel = Some(OpenedChannel { front: self.front.clone(), number, lane });
-        Ok(Outgoing::new(header.id, &Message::ChannelOpened(opened)).with_descriptors(descriptors))
+        Ok((Message::ChannelOpened(opened), descriptors))
     }
 
-    fn infer(&self, header: &Header, infer: Infer, payload: &Bytes, permit: mpsc::OwnedPermit<Outgoing>) {
-        let id = header.id;
-        let mut answer =
-            StreamAnswer { id, opened: None, results: None, permit, flights: self.flights.clone() };
-        if lock(&self.flights).contains_key(&id) {
-            let text = format!("request {id} is in flight; take another number");
-            return answer.refuse(&Status::invalid(text));
-        }
-        let results = match infer.results {
-            ResultPlace::Stream => Ok(None),
-            ResultPlace::Region(extent) => {
-                self.session.regions.piece(&extent).map(|piece| Some((extent.region, piece)))
-            }
-        };
-        let prepared = results.and_then(|results| Ok((self.session.request(infer, payload)?, results)));
-        let request = match prepared {
-            Ok(((request, opened), results)) => {
-                (answer.opened, answer.results) = (Some(opened), results);
-                request
-            }
-            Err(status) => return answer.refuse(&status),
+    fn infer(&self, infer: Infer, id: u64, payload: &Bytes, room: Room) {
+        let prepared = self.flights.check_free(id).and_then(|()| {
+            let results = match infer.results {
+                ResultPlace::Stream => None,
+                ResultPlace::Region(extent) => Some((extent.region, self.session.regions.piece(&extent)?)),
+            };
+            let (request, opened) = self.session.request(infer, payload)?;
+            Ok((request, opened, results))
+        });
+        let (request, opened, results) = match prepared {
+            Ok(prepared) => prepared,
+            Err(status) => return room.refuse(&status),
         };
         // Those behind the message are charged already.
         let in_regions = request.input_bytes().saturating_sub(payload.len() as u64);
         self.session.client.received(in_regions);
-        lock(&self.flights).insert(id, None);
+        self.flights.begin(id);
+        let answer = StreamAnswer { room, opened, results, flights: self.flights.clone() };
         let ticket = self.session.client.submit(request, Box::new(answer));
-        if let Some(flight) = lock(&self.flights).get_mut(&id) {
-            *flight = Some(ticket);
-        }
-    }
-}
-
-fn status_no_memory() -> Status {
-    Status::busy(
-        "the memory for bodies of requests (limits.requests_memory_max) is in use; try again",
-        Duration::from_millis(100),
-    )
-}
-
-/// Answers one request over the stream.
-struct StreamAnswer {
-    id: u64,
-    /// The signature that the client knows; there is one as soon as the engine has the request.
-    opened: Option<Arc<Signature>>,
-    /// Where the outputs go, if not behind the answer: number of the region, and the piece of it.
-    results: Option<(u16, Piece)>,
-    permit: mpsc::OwnedPermit<Outgoing>,
-    flights: Arc<Flights>,
-}
-
-impl StreamAnswer {
-    fn refuse(self, status: &Status) {
-        self.permit.send(Outgoing::new(self.id, &Message::Failed(Failed::from(status))));
-    }
-
-    fn outgoing(&self, reply: &Reply) -> Result<Outgoing, Failed> {
-        let outputs = reply.result.as_ref().map_err(Failed::from)?;
-        let opened = self.opened.as_deref().ok_or_else(|| {
-            Failed::from(&Status::new(Code::Internal, "an answer to a request that was never sent"))
-        })?;
-        let mut payload = Vec::new();
-        let placed = match &self.results {
-            Some((region, room)) => place_outputs(outputs, opened, *region, room)?,
-            None => positions(outputs, opened)
-                .map(|output| {
-                    let (index, tensor) = output.map_err(|status| Failed::from(&status))?;
-                    payload.extend(tensor.data.to_private_pieces());
-                    let place = Place::Stream { length: tensor.data.len() as u64 };
-                    Ok(TensorRef { index, data_type: tensor.data_type, shape: tensor.shape, place })
-                })
-                .collect::<Result<_, Failed>>()?,
-        };
-        let inferred =
-            Inferred { version: outputs.version.version, timing: timing_of(&reply.timing), outputs: placed };
-        Ok(Outgoing::new(self.id, &Message::Inferred(inferred)).with_payload(payload))
-    }
-}
-
-impl ReplySink for StreamAnswer {
-    fn complete(self: Box<Self>, reply: Reply) {
-        let outgoing =
-            self.outgoing(&reply).unwrap_or_else(|failed| Outgoing::new(self.id, &Message::Failed(failed)));
-        // Before the answer is out: a client that is quick may use the number at once.
-        lock(&self.flights).remove(&self.id);
-        self.permit.send(outgoing);
+        self.flights.took(id, ticket);
     }
 }

@@ -190,12 +190,18 @@ impl Reader {
 }
 
 /// A part of the budget for bodies that is held.
-struct Held {
+pub(super) struct Held {
     budget: Arc<Budget>,
     bytes: u64,
 }
 
 impl Held {
+    /// So many bytes of it, if they are left.
+    pub(super) fn of(budget: &Arc<Budget>, bytes: usize) -> Option<Held> {
+        let mut held = Held { budget: budget.clone(), bytes: 0 };
+        held.grow_to(bytes).then_some(held)
+    }
+
     fn grow_to(&mut self, bytes: usize) -> bool {
         let more = bytes as u64 - self.bytes;
         let charged = self.budget.charge(more);
@@ -223,7 +229,6 @@ impl AsRef<[u8]> for Charged {
 }
 
 /// Something to write.
-#[derive(Debug)]
 pub(super) struct Outgoing {
     /// Headers and bodies.
     frame: Bytes,
@@ -231,6 +236,8 @@ pub(super) struct Outgoing {
     payload: Vec<Bytes>,
     /// What goes with the first byte.
     descriptors: Vec<OwnedFd>,
+    /// What pays for it while it waits.
+    held: Vec<Held>,
 }
 
 impl Outgoing {
@@ -248,7 +255,7 @@ impl Outgoing {
                 tracing::error!(%error, kind = ?message.kind(), "an answer can't be encoded");
             }
         }
-        Outgoing { frame: frame.into(), payload: Vec::new(), descriptors: Vec::new() }
+        Outgoing { frame: frame.into(), payload: Vec::new(), descriptors: Vec::new(), held: Vec::new() }
     }
 
     /// With payload behind it.
@@ -263,9 +270,20 @@ impl Outgoing {
         self
     }
 
+    /// Bytes of headers and bodies. Payload is charged already: what an operation made, to the memory of requests.
+    pub(super) fn frame_bytes(&self) -> usize {
+        self.frame.len()
+    }
+
+    /// With what pays for it until it is written or dropped.
+    pub(super) fn paid_by(mut self, held: Held) -> Outgoing {
+        self.held.push(held);
+        self
+    }
+
     /// Writes it. The client must take some of it in every `patience`.
     pub(super) async fn write(self, socket: &mut Socket, patience: Duration) -> io::Result<()> {
-        let Outgoing { frame, payload, descriptors } = self;
+        let Outgoing { frame, payload, descriptors, held: _held } = self;
         let mut pieces = Pieces(std::iter::once(frame).chain(payload).collect());
         pieces.trim();
         if let (Socket::Unix(stream), false) = (&*socket, descriptors.is_empty()) {

@@ -15,6 +15,10 @@ pub(super) const IN_FLIGHT_MAX: usize = engine_limits::SESSION_JOBS_MAX;
 /// Answers that wait to be written: those of all requests in flight, and one of a control call.
 pub(super) const ANSWERS_MAX: usize = IN_FLIGHT_MAX + 1;
 
+/// An answer of so many bytes is not charged while it waits to be written: every refusal fits, whose sentence has 1024 bytes at
+/// most, and all that one connection may have waiting are less than its share, see docs/operations.md.
+pub(super) const ANSWER_UNCHARGED_BYTES: usize = 1100;
+
 /// Regions of one connection.
 pub(super) const REGIONS_MAX: u16 = 64;
 

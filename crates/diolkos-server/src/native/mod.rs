@@ -13,6 +13,7 @@
 //! | module | its one job |
 //! |---|---|
 //! | `connection` | one client's stream, from its preface to its end |
+//! | `answers` | answers on a stream, and the memory of those that wait to be taken |
 //! | `frames` | messages and payload off and onto a socket, with descriptors beside them |
 //! | `control` | the calls that are not inference |
 //! | `session` | what a client has open, and its requests as the engine's |
@@ -21,6 +22,7 @@
 //! | `poller` | the threads that look into rings |
 //! | `limits` | every bound of this module, with its reason |
 
+mod answers;
 mod connection;
 mod control;
 mod frames;

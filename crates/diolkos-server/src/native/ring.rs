@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use diolkos_engine::{Here, Offer, Reply, ReplySink, Ticket};
+use diolkos_engine::{Here, Offer, RegionCharge, Reply, ReplySink, Ticket};
 use diolkos_shm::bell::Bell;
 use diolkos_shm::mapping::Mapping;
 use diolkos_shm::ring::{Consumer, Layout, Producer, PushError};
@@ -52,6 +52,8 @@ pub(super) struct Lane {
     broken: AtomicBool,
     /// Tells the connection that something ended: the lane, or the last request of one that drains.
     pub(super) changed: Notify,
+    /// Its tenant is charged for the memory until the last one lets go.
+    _charge: RegionCharge,
 }
 
 /// A request that was not answered yet.
@@ -195,6 +197,7 @@ pub(super) struct RingChannel {
 pub(super) fn open(
     session: Arc<NativeSession>,
     memory: Arc<Mapping>,
+    charge: RegionCharge,
     opened: &ChannelOpened,
     request_bell: OwnedFd,
     reply_bell: Bell,
@@ -217,6 +220,7 @@ pub(super) fn open(
         draining: AtomicBool::new(false),
         broken: AtomicBool::new(false),
         changed: Notify::new(),
+        _charge: charge,
     });
     let body = vec![0; opened.slots.bytes as usize];
     Ok((lane.clone(), RingChannel { lane, requests, bell: request_bell, body }))

@@ -44,7 +44,8 @@ pub struct TenantSettings {
     pub sessions_max: Option<u64>,
     /// Memory that its requests in flight may need, and once more for bodies that are received and sent. Default: all.
     pub requests_memory_max: Option<Size>,
-    /// Memory of the regions that it registers. Default: only each connection has a bound.
+    /// Memory of the regions that it registers over native channels, and of its rings there. Default: only each connection has a
+    /// bound.
     pub regions_memory_max: Option<Size>,
     /// Memory of the models that are loaded because it asks for them. Default: `models.memory_max` is everybody's.
     pub models_memory_max: Option<Size>,

@@ -1,77 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! TLS: certificates say who it is, bad ones say nothing, and new ones are taken up without a restart.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use diolkos_server::daemon::ReadSettings;
 use diolkos_server::{BoundAddress, Daemon, Deps, Settings, TokenHash};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType, date_time_ymd};
-use rustls::client::ResolvesClientCert;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, SignatureScheme};
+use rcgen::date_time_ymd;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::certificates::{Ca, Signed, ca, client_config, sign, write_server_certificate};
 use crate::support::{self, Fixture};
-
-type Ca = CertifiedIssuer<'static, KeyPair>;
-
-fn ca() -> Ca {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-}
-
-/// A certificate with its key, both in PEM and for use.
-struct Signed {
-    pem: String,
-    key_pem: String,
-    chain: Vec<CertificateDer<'static>>,
-    key: KeyPair,
-}
-
-fn sign(ca: &Ca, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Signed {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    for name in names {
-        let (kind, text) = name.split_once(':').unwrap();
-        let text = text.try_into().unwrap();
-        params.subject_alt_names.push(match kind {
-            "uri" => SanType::URI(text),
-            _ => SanType::DnsName(text),
-        });
-    }
-    change(&mut params);
-    let key = KeyPair::generate().unwrap();
-    let certificate = params.signed_by(&key, ca).unwrap();
-    let chain = vec![certificate.der().clone()];
-    Signed { pem: certificate.pem(), key_pem: key.serialize_pem(), chain, key }
-}
-
-/// Shows a certificate without a look at whether the key is its.
-#[derive(Debug)]
-struct Shows(Arc<CertifiedKey>);
-
-impl ResolvesClientCert for Shows {
-    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.clone())
-    }
-
-    fn has_certs(&self) -> bool {
-        true
-    }
-}
-
-fn write_server_certificate(dir: &Path, ca: &Ca) -> CertificateDer<'static> {
-    let signed = sign(ca, &["dns:localhost"], |_| {});
-    std::fs::write(dir.join("server.pem"), &signed.pem).unwrap();
-    std::fs::write(dir.join("server.key"), &signed.key_pem).unwrap();
-    signed.chain[0].clone()
-}
 
 /// A daemon with these settings and one TLS address; its certificates are of `ca`.
 async fn daemon(ca: &Ca, listen: &str, rest: &str) -> Fixture {
@@ -103,25 +46,7 @@ async fn connect(
     ca: &Ca,
     client: Option<&Signed>,
 ) -> std::io::Result<TlsStream<TcpStream>> {
-    let mut roots = RootCertStore::empty();
-    roots.add(ca.der().clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(roots);
-    let mut config = match client {
-        None => builder.with_no_client_auth(),
-        Some(signed) => {
-            let key = PrivateKeyDer::try_from(signed.key.serialize_der()).unwrap();
-            let key = rustls::crypto::ring::sign::any_supported_type(&key).unwrap();
-            builder.with_client_cert_resolver(Arc::new(Shows(Arc::new(CertifiedKey::new(
-                signed.chain.clone(),
-                key,
-            )))))
-        }
-    };
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let config = client_config(ca, client, "http/1.1");
     let name = ServerName::try_from("localhost").unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, tcp(fixture).await).await
 }

@@ -118,7 +118,7 @@ pub struct TenantAdd {
     /// Memory that its requests in flight may need, such as 256MiB
     #[arg(long, value_name = "SIZE")]
     pub requests_memory_max: Option<String>,
-    /// Memory of the regions that it registers
+    /// Memory of the regions that it registers over native channels, and of its rings there
     #[arg(long, value_name = "SIZE")]
     pub regions_memory_max: Option<String>,
     /// Memory of the models that are loaded because it asks for them, such as 1GiB

@@ -3,7 +3,7 @@
 //!
 //! | flood | sends |
 //! |---|---|
-//! | requests | small inference requests on connections that are kept |
+//! | requests | small inference requests on connections that are kept; one that no connection takes is given up |
 //! | bodies | requests with bodies of [`BODY_BYTES`], one after the other on [`SENDERS`] connections, hanging up at every answer |
 //! | connections | opens connections, keeps [`HELD`], closes the oldest for the next; a third each say nothing, half a header, and a request |
 
@@ -129,6 +129,10 @@ impl Flood for Requests {
                     in_vain += 1;
                 }
             }
+        }
+        while in_vain >= SENDERS && self.pace.due(elapsed) > 0 {
+            self.pace.sent();
+            sent.turned_away += 1;
         }
         for place in &mut self.pool.streams {
             if let Some(stream) = place

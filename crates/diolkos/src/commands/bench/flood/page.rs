@@ -93,11 +93,12 @@ fn latencies(results: &Results) -> Vec<Vec<String>> {
     })
 }
 
-const FLOOD_HEAD: [&str; 9] = [
+const FLOOD_HEAD: [&str; 10] = [
     "flood",
     "sent to",
     "requests /s",
-    "to the limit",
+    "turned away /s",
+    "both, to the limit",
     "bytes /s",
     "connections opened /s",
     "cut /s",
@@ -114,6 +115,7 @@ fn floods(results: &Results) -> Vec<Vec<String>> {
             case.case.name().into(),
             name(side).into(),
             format!("{:.0}", per_second(|sent| sent.requests)?),
+            format!("{:.0}", per_second(|sent| sent.turned_away)?),
             format!("{offered:.0}×"),
             term::bytes(per_second(|sent| sent.bytes)? as u64),
             format!("{:.0}", per_second(|sent| sent.connections)?),
@@ -224,7 +226,8 @@ pub(super) fn render(results: &Results, judged: &[Judged]) -> String {
         "\n## What the flooding tenant sends\n\n\
          One process, one thread, {:.0} % of a core at most by its own CPU clock, whoever it sends to. It waits for nothing: what the other side \
          does not take now is not sent. Rates are over the whole life of the process.\n\n\
-         * `{}`: inference requests of 64 bytes on {SENDERS} connections that are kept, at a fixed rate.\n\
+         * `{}`: inference requests of 64 bytes on {SENDERS} connections that are kept, at a fixed rate. One that is due while none \
+         can be opened, or takes anything, is given up and counts as turned away: a daemon that keeps a flood of connections out keeps its requests out, too.\n\
          * `{}`: inference requests of {} MiB on {SENDERS} connections; it hangs up at each answer and connects anew. No more begin than \
          there are small requests at that rate.\n\
          * `{}`: {HELD} connections are held, {OPENED_PER_SECOND:.0} opened per second, the oldest closed; a third of them each say nothing, half a \

@@ -49,6 +49,8 @@ pub(super) struct Sent {
     pub(super) cpu_seconds: f64,
     /// Requests whose header was written.
     pub(super) requests: u64,
+    /// Requests that were due, and for which no connection was to be had or took anything. They are given up.
+    pub(super) turned_away: u64,
     pub(super) bytes: u64,
     /// Connections that were opened.
     pub(super) connections: u64,

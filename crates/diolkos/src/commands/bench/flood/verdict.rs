@@ -15,10 +15,10 @@ pub(super) fn ratio(round: &Round, to: Side) -> f64 {
     round.daemon.quiet.p99_ns / round.beside(to).quiet.p99_ns
 }
 
-/// How many times its limit a flood offered.
+/// How many times its limit a flood offered, whether its requests came as far as being read or not.
 pub(super) fn times(beside: &Beside, rate_limit: u32) -> Option<f64> {
     let flood = beside.flood.as_ref()?;
-    Some(flood.requests as f64 / flood.seconds / f64::from(rate_limit))
+    Some((flood.requests + flood.turned_away) as f64 / flood.seconds / f64::from(rate_limit))
 }
 
 /// Judges everything.
