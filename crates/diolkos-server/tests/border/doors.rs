@@ -74,6 +74,8 @@ impl Door {
         if machine_port(world).is_some() && std::env::var_os("DIOLKOS_TEST_VSOCK_RELAY").is_some() {
             doors.push(Door::Machine);
         }
+        let must = std::env::var_os("DIOLKOS_TEST_VSOCK").is_some();
+        assert!(!must || (world.has_users && doors.contains(&Door::Machine)), "there is more here: {doors:?}");
         doors
     }
 
