@@ -166,15 +166,6 @@ impl Buffer {
         }
     }
 
-    /// Bytes of it that lie in shared memory, which [`Buffer::to_private_pieces`] copies.
-    pub fn shared_bytes(&self) -> usize {
-        let shared = |extent: &Extent| match extent {
-            Extent::Private(_) => 0,
-            Extent::Shared { length, .. } => *length,
-        };
-        self.extents().iter().map(shared).sum()
-    }
-
     /// The payload in private memory, piece by piece: private pieces as they are, others copied.
     pub fn to_private_pieces(&self) -> impl Iterator<Item = Bytes> + '_ {
         self.extents().iter().map(|extent| match extent {

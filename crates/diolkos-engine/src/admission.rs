@@ -119,7 +119,7 @@ pub(crate) fn admit(
     // waits, it would turn others away for memory that nobody uses yet.
     let (at_once, reserve_at_start) = match peak {
         Some(peak) => (peak.saturating_add(input_bytes), 0),
-        None => (input_bytes, memory.one_max().saturating_sub(input_bytes)),
+        None => (input_bytes, memory.one_max().saturating_sub(input_bytes.saturating_add(param_bytes))),
     };
     let memory = reserve(memory, at_once.saturating_add(param_bytes))?;
     // A wrong prediction must not be a way around the limit: outputs stay within what is reserved.

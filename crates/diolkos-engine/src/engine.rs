@@ -398,7 +398,8 @@ impl EngineInner {
             obligation.refuse(status::too_many_parked(opened.entry.name()));
             return;
         };
-        match admission::reserve(&obligation.tenant.memory, payload) {
+        let kept = payload.saturating_add(request.params.bytes() as u64);
+        match admission::reserve(&obligation.tenant.memory, kept) {
             Ok(memory) => self.control.park(Parked { opened, request, obligation, memory, place }),
             Err(error) => obligation.refuse(status::of_admission(&error)),
         }

@@ -336,13 +336,17 @@ impl Begun {
 
     /// It ended after so much device time.
     pub(crate) fn end(mut self, outcome: Result<(), RunError>, ended: Instant, service: Duration) -> Ran {
-        self.scratch = None;
+        let scratch = self.scratch.take();
         self.obligation.tenant.charge(service);
         let timing = timing(self.queued, self.began, ended, &self.work);
         let scheduled = self.scheduled(service);
         let outcome =
             if self.together > 1 && self.is_cancelled() { Err(RunError::Cancelled) } else { outcome };
-        let Begun { obligation: job, version, work, output_order, rows, class, memory, .. } = self;
+        let Begun { obligation: job, version, work, output_order, rows, class, mut memory, .. } = self;
+        // Outputs may be larger than what was reserved before it ran.
+        if let Some(scratch) = scratch {
+            memory.absorb(scratch);
+        }
         let outcome = outcome.map_err(|error| status::of_run(&version, &error));
         let result = outcome.and_then(|()| collect(&version, work, output_order, memory));
         Ran { job, version, rows, class, result, timing, scheduled, service, ended }

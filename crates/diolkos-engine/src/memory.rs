@@ -114,6 +114,11 @@ impl Reservation {
         self.memory.reserve(bytes)
     }
 
+    /// Takes over what another one of the same pool has.
+    pub(crate) fn absorb(&mut self, mut other: Reservation) {
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
     /// Gives back all but `bytes`.
     pub(crate) fn shrink_to(&mut self, bytes: u64) {
         let surplus = self.bytes.saturating_sub(bytes);
@@ -146,6 +151,9 @@ mod tests {
         let second = b.reserve(50).unwrap();
         first.shrink_to(10);
         assert_eq!((a.used(), all.used()), (10, 60));
+        let more = first.another(20).unwrap();
+        first.absorb(more);
+        assert_eq!((a.used(), all.used()), (30, 80));
         drop((first, second));
         assert_eq!((a.used(), b.used(), all.used()), (0, 0, 0));
         // A limit that was lowered below what is reserved refuses, and takes nothing away.

@@ -15,7 +15,7 @@ use common::{Gate, TestOperation, engine, engine_with, give_back};
 use diolkos_backend::{Buffer, Operation, RunError, Tensor, Work};
 use diolkos_engine::store::{NoRehearsal, Store, StoreConfig};
 use diolkos_engine::{Class, Engine, EngineConfig, FloorShares, NamedTensor, Offer, Reply, Request, Session};
-use diolkos_types::{Code, DataType, Dim, HandleId, Shape, Signature, TenantId, TensorSpec};
+use diolkos_types::{Code, DataType, Dim, HandleId, Param, Shape, Signature, TenantId, TensorSpec};
 
 fn tensor(rows: u64, value: f32) -> NamedTensor {
     let data: Vec<u8> = (0..rows * 2).flat_map(|_| value.to_le_bytes()).collect();
@@ -308,6 +308,40 @@ fn memory_is_reserved_by_prediction_and_given_back() {
     drop(outputs);
     assert_eq!(engine.request_memory_used(), 8, "a front that still writes the bytes is charged for them");
     drop(kept);
+    assert_eq!(engine.request_memory_used(), 0);
+}
+
+#[test]
+fn outputs_that_nobody_foresaw_are_charged_until_they_are_dropped() {
+    let grows = TestOperation::new(|work, signature| {
+        let shape = Shape::new(&[60, 2]).unwrap();
+        work.output(signature, 0, DataType::Fp32, shape, 480)?.copy_from(&[0; 480]);
+        Ok(())
+    });
+    let config = EngineConfig { requests_memory_max: 1000, request_memory_max: 600, ..EngineConfig::cpu(1) };
+    let engine = engine_with(&config, vec![("grows", grows.with_peak_bytes(None))]);
+    let session = session(&engine);
+    let outputs = session.call(request(session.open("grows", None).unwrap())).result.unwrap();
+    assert_eq!(engine.request_memory_used(), 480);
+    drop(outputs);
+    assert_eq!(engine.request_memory_used(), 0);
+}
+
+#[test]
+fn parameters_are_charged_and_leave_less_for_the_rest() {
+    let config = EngineConfig { requests_memory_max: 1000, request_memory_max: 1000, ..EngineConfig::cpu(1) };
+    let operations = vec![("unknown", TestOperation::new(give_back).with_peak_bytes(None))];
+    let engine = engine_with(&config, operations);
+    let session = session(&engine);
+    let handle = session.open("unknown", None).unwrap();
+    let with_text = |bytes: usize| {
+        let mut request = request(handle);
+        request.params.set("prompt", Param::Text("x".repeat(bytes).into()));
+        session.call(request)
+    };
+    // Nobody uses anything else, so what may be used by one request is enough for it.
+    with_text(500).result.unwrap();
+    assert_eq!(code(&with_text(1000)), Code::TooLarge);
     assert_eq!(engine.request_memory_used(), 0);
 }
 

@@ -10,8 +10,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use diolkos_backend::Tensor;
-use diolkos_engine::{Outputs, Reply, ReplySink, Ticket};
+use diolkos_engine::{Reply, ReplySink, Ticket};
 use diolkos_types::{Signature, Status};
 use diolkos_wire::{Failed, Inferred, Message, Place, TensorRef};
 use tokio::sync::mpsc;
@@ -34,32 +33,29 @@ impl Room {
         Room { id, permit, budget }
     }
 
-    /// The answer, in as many parts as it has.
-    pub(super) fn send(self, parts: &[Message]) {
+    /// The answer, in as many parts as it has; `false` if it was too long for the memory that there is, and became a refusal.
+    pub(super) fn send(self, parts: &[Message]) -> bool {
         let outgoing = Outgoing::parts(self.id, parts);
-        self.put(outgoing);
+        self.put(outgoing)
     }
 
     /// With descriptors beside it.
     pub(super) fn send_with_descriptors(self, message: &Message, descriptors: Vec<OwnedFd>) {
+        // It is short.
         let outgoing = Outgoing::new(self.id, message).with_descriptors(descriptors);
-        self.put(outgoing);
+        let _ = self.put(outgoing);
     }
 
     pub(super) fn refuse(self, status: &Status) {
         self.permit.send(refusal(self.id, status));
     }
 
-    fn put(self, outgoing: Outgoing) {
-        let bytes = outgoing.frame_bytes();
-        let outgoing = if bytes <= limits::ANSWER_UNCHARGED_BYTES {
-            outgoing
-        } else if let Some(held) = Held::of(&self.budget, bytes) {
-            outgoing.paid_by(held)
-        } else {
-            refusal(self.id, &no_memory_for_answer())
-        };
-        self.permit.send(outgoing);
+    fn put(self, outgoing: Outgoing) -> bool {
+        let held = Held::of_more_than(limits::ANSWER_UNCHARGED_BYTES, &self.budget, outgoing.frame_bytes());
+        let paid = held.map(|held| outgoing.paid_by(held));
+        let is_paid = paid.is_some();
+        self.permit.send(paid.unwrap_or_else(|| refusal(self.id, &no_memory_for_answer())));
+        is_paid
     }
 }
 
@@ -136,7 +132,6 @@ impl StreamAnswer {
     fn outgoing(&self, reply: &Reply) -> Result<Outgoing, Failed> {
         let outputs = reply.result.as_ref().map_err(Failed::from)?;
         let mut payload = Vec::new();
-        let held = self.pay_for_copies(outputs)?;
         let placed = match &self.results {
             Some((region, room)) => place_outputs(outputs, &self.opened, *region, room)?,
             None => positions(outputs, &self.opened)
@@ -150,15 +145,7 @@ impl StreamAnswer {
         };
         let inferred =
             Inferred { version: outputs.version.version, timing: timing_of(&reply.timing), outputs: placed };
-        let outgoing = Outgoing::new(self.room.id, &Message::Inferred(inferred)).with_payload(payload);
-        Ok(outgoing.paid_by(held))
-    }
-
-    /// What an operation passed on from a region is copied to go onto the stream.
-    fn pay_for_copies(&self, outputs: &Outputs) -> Result<Held, Failed> {
-        let shared = |(_, tensor): &(_, Tensor)| tensor.data.shared_bytes();
-        let bytes = if self.results.is_some() { 0 } else { outputs.tensors.iter().map(shared).sum() };
-        Held::of(&self.room.budget, bytes).ok_or_else(|| Failed::from(&no_memory_for_answer()))
+        Ok(Outgoing::new(self.room.id, &Message::Inferred(inferred)).with_payload(payload))
     }
 }
 

@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::answers::{Flights, Room, StreamAnswer, no_memory_for_body};
-use super::frames::{Outgoing, ReadError, Reader};
+use super::frames::{Held, Outgoing, ReadError, Reader};
 use super::ring::{self, Lane};
 use super::session::NativeSession;
 use super::{NativeFront, control, limits};
@@ -328,9 +328,22 @@ impl Conversation {
     /// Takes in one message and begins whatever it asks for.
     async fn next(&mut self, reader: &mut Reader) -> Result<(), End> {
         let header = reader.header(&self.limits).await?;
-        let message = reader.message(&header).await?;
+        // Lossless, and no more than was granted.
+        let length = header.length as usize;
+        let paid = Held::of_more_than(limits::MESSAGE_UNCHARGED_BYTES, &self.budget, length);
+        let message = match paid {
+            Some(_) => Some(reader.message(&header).await?),
+            None => {
+                reader.skip(length).await?;
+                None
+            }
+        };
         let permit = self.answers.clone().reserve_owned().await.map_err(|_| ReadError::Gone)?;
         let room = Room::new(header.id, permit, self.budget.clone());
+        let Some(message) = message else {
+            room.refuse(&no_memory_for_body());
+            return self.pass_over(reader, header.payload).await;
+        };
         if matches!(message, Ok(Message::Infer(_)))
             && let Some(over) = self.session.client.refuse_over_bytes()
         {
@@ -365,7 +378,9 @@ impl Conversation {
                 None => room.refuse(&no_memory_for_body()),
             },
             Message::RegisterRegion(register) => match self.register(&register, reader.descriptor()) {
-                Ok(()) => room.send(&[Message::Done]),
+                Ok(()) => {
+                    room.send(&[Message::Done]);
+                }
                 Err(status) => room.refuse(&status),
             },
             Message::OpenChannel(open) => match self.open_channel(&open) {
@@ -379,7 +394,13 @@ impl Conversation {
             message => {
                 let (app, session) = (self.app.clone(), self.session.clone());
                 self.calls.spawn(async move {
-                    room.send(&control::answer(&app, &session, message).await);
+                    let answer = control::answer(&app, &session, message).await;
+                    // A handle that the client is not told of would never be closed.
+                    if !room.send(&answer)
+                        && let [Message::ModelOpened(opened)] = &*answer
+                    {
+                        let _ = session.close(opened.handle);
+                    }
                 });
             }
         }

@@ -196,10 +196,10 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// So many bytes of it, if they are left.
-    pub(super) fn of(budget: &Arc<Budget>, bytes: usize) -> Option<Held> {
+    /// So many bytes of it, if they are left; of few bytes nothing is held.
+    pub(super) fn of_more_than(few: usize, budget: &Arc<Budget>, bytes: usize) -> Option<Held> {
         let mut held = Held { budget: budget.clone(), bytes: 0 };
-        held.grow_to(bytes).then_some(held)
+        (bytes <= few || held.grow_to(bytes)).then_some(held)
     }
 
     fn grow_to(&mut self, bytes: usize) -> bool {
@@ -237,7 +237,7 @@ pub(super) struct Outgoing {
     /// What goes with the first byte.
     descriptors: Vec<OwnedFd>,
     /// What pays for it while it waits.
-    held: Vec<Held>,
+    held: Option<Held>,
 }
 
 impl Outgoing {
@@ -255,7 +255,7 @@ impl Outgoing {
                 tracing::error!(%error, kind = ?message.kind(), "an answer can't be encoded");
             }
         }
-        Outgoing { frame: frame.into(), payload: Vec::new(), descriptors: Vec::new(), held: Vec::new() }
+        Outgoing { frame: frame.into(), payload: Vec::new(), descriptors: Vec::new(), held: None }
     }
 
     /// With payload behind it.
@@ -277,7 +277,7 @@ impl Outgoing {
 
     /// With what pays for it until it is written or dropped.
     pub(super) fn paid_by(mut self, held: Held) -> Outgoing {
-        self.held.push(held);
+        self.held = Some(held);
         self
     }
 

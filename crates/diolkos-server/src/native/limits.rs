@@ -19,6 +19,9 @@ pub(super) const ANSWERS_MAX: usize = IN_FLIGHT_MAX + 1;
 /// most, and all that one connection may have waiting are less than its share, see docs/operations.md.
 pub(super) const ANSWER_UNCHARGED_BYTES: usize = 1100;
 
+/// A message of so many bytes is not charged while it is read and decoded: more than any request needs that has few parameters.
+pub(super) const MESSAGE_UNCHARGED_BYTES: usize = 4 << 10;
+
 /// Regions of one connection.
 pub(super) const REGIONS_MAX: u16 = 64;
 

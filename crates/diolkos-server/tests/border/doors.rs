@@ -18,7 +18,7 @@ use crate::users::as_user;
 use crate::world::{Who, World};
 
 /// Ends what would hang.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -75,7 +75,10 @@ impl Door {
             doors.push(Door::Machine);
         }
         let must = std::env::var_os("DIOLKOS_TEST_VSOCK").is_some();
-        assert!(!must || (world.has_users && doors.contains(&Door::Machine)), "there is more here: {doors:?}");
+        assert!(
+            !must || (world.has_users && doors.contains(&Door::Machine)),
+            "there is more here: {doors:?}"
+        );
         doors
     }
 

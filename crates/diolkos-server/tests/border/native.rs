@@ -92,7 +92,8 @@ pub(crate) fn infer(handle: HandleId, place: Place, results: ResultPlace) -> Mes
     Message::Infer(Infer { inputs: vec![input], results, ..Infer::new(handle) })
 }
 
-/// Numbers that mean something to somebody.
+/// Numbers: the handle means something to the victim. No region does, since none can be registered over every stream; see
+/// `handles_and_regions_of_the_other_mean_nothing` in `crates/diolkos/tests/native/` for one that does.
 struct Numbers {
     handle: HandleId,
     region: u16,
@@ -162,7 +163,7 @@ async fn nothing_of_another_tenant_shows_in_the_native_channel_and_nothing_chang
                 assert!(!told.contains(SECRET), "{door:?}: {told}");
                 tried.push(message.kind());
             }
-            // These have no answer. The numbers of another connection's requests are nothing here.
+            // These have no answer.
             hostile.send(&Message::Cancel, &[]).await;
             assert!(matches!(hostile.infer(own).await, Message::Inferred(_)), "{door:?}");
             hostile.send(&Message::Goodbye, &[]).await;

@@ -134,6 +134,10 @@ impl Victim {
             seen.push(self.http.get(path).await);
         }
         seen.push(self.http.ask("POST", "/v2/repository/index", "").await);
+        // When it was is reckoned anew for each answer, and may be a millisecond off.
+        for answer in &mut seen {
+            answer.body = without_digits_behind(&answer.body, "\"last_inference\":");
+        }
         seen
     }
 
@@ -146,6 +150,12 @@ impl Victim {
             self.http.ask("POST", "/v2/systemsharedmemory/unregister", "").await;
         }
     }
+}
+
+fn without_digits_behind(text: &str, name: &str) -> String {
+    let mut pieces = text.split(name);
+    let first = pieces.next().unwrap_or_default().to_owned();
+    pieces.fold(first, |text, piece| text + name + piece.trim_start_matches(|c: char| c.is_ascii_digit()))
 }
 
 async fn infers(http: &mut Http) {

@@ -73,6 +73,11 @@ pub(crate) struct World {
 
 /// `may_load`: whether both may load what their leases name.
 pub(crate) async fn world(may_load: bool) -> World {
+    world_with(may_load, "").await
+}
+
+/// With `more` settings.
+pub(crate) async fn world_with(may_load: bool, more: &str) -> World {
     let dir = tempfile::tempdir().unwrap();
     let memory = tempfile::tempdir_in("/dev/shm").expect("tests need a tmpfs at /dev/shm");
     open_to_everybody(dir.path(), 0o755);
@@ -86,7 +91,8 @@ pub(crate) async fn world(may_load: bool) -> World {
     let tokens = Each::new(|_| new_token().unwrap());
     let certificates = Each::new(|who| sign(&ca, &[&format!("dns:{}", who.tenant())], |_| {}));
     let file = dir.path().join("d.toml");
-    std::fs::write(&file, settings(dir.path(), memory.path(), may_load, &tokens)).unwrap();
+    std::fs::write(&file, format!("{more}\n{}", settings(dir.path(), memory.path(), may_load, &tokens)))
+        .unwrap();
     let deps = Deps {
         backends: vec![Arc::new(NullBackend)],
         builtins: builtins(),

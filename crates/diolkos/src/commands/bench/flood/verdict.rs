@@ -33,7 +33,10 @@ pub(super) fn judge(results: &Results) -> Vec<Judged> {
     }
     for case in results.cases.iter().filter(|case| case.case.has_requests()) {
         let offered = case.rounds.iter().filter_map(|round| times(&round.daemon, results.rate_limit));
-        let what = format!("{}: requests offered, to the limit, in the least of rounds", case.case.name());
+        let what = format!(
+            "{}: requests offered (sent or turned away), to the limit, in the least of rounds",
+            case.case.name()
+        );
         all.push(counted(what, AtLeast(TIMES_MIN), "", offered.reduce(f64::min)));
     }
     let failed = |case: &CaseResults| case.rounds.iter().map(|round| round.daemon.quiet.failed).sum::<u64>();
