@@ -342,6 +342,7 @@ impl Conversation {
         let room = Room::new(header.id, permit, self.budget.clone());
         let Some(message) = message else {
             room.refuse(&no_memory_for_body());
+            self.session.client.received(header.payload.min(limits::PASSED_OVER_BYTES));
             return self.pass_over(reader, header.payload).await;
         };
         if matches!(message, Ok(Message::Infer(_)))
