@@ -7,12 +7,14 @@ The limit is a control group's (memory.max, or memory.limit_in_bytes of version 
 gets it killed. Each attack is a process of its own that does for N seconds (in all, shared among the attacks) what is most expensive in
 memory: bodies that stop short of their end, bodies that unpack to a thousand times their size, numbers as text, answers that
 nobody takes, half headers, HTTP/2 streams of which nothing is read, and on the native channel bodies that do not end, answers on a stream
-and in rings that nobody takes, parameters that wait with their requests, and regions that are holes until the daemon fills them.
+and in rings that nobody takes, parameters that wait with their requests, regions that the daemon fills, and memory files that
+their makers keep.
 """
 
 import argparse
 import contextlib
 import gzip
+import http.client
 import json
 import multiprocessing
 import os
@@ -32,8 +34,10 @@ SECONDS = 30 if os.environ.get("CI") else 120
 CONNECTIONS = 256
 REQUESTS_MEMORY = 96 * MIB
 BODY_BYTES = 32 * MIB
-# Of each of the two tenants: regions and rings of native channels. What the daemon is first to write in them is its memory.
+# Of each of the two tenants: regions of native channels. They are the clients' memory, and none of it is in the sum.
 REGIONS_MEMORY = 64 * MIB
+# Of each user of the two: files of the extension system_shared_memory.
+SYSTEM_MEMORY = 32 * MIB
 # Of one connection, beside what is charged to the budgets: a header, buffers of TLS and HTTP, what HTTP/2 has taken and
 # not given on, answers too small to be charged. docs/operations.md has the sum.
 CONNECTION_BYTES = 1 * MIB
@@ -51,6 +55,8 @@ request_memory_max = "{REQUESTS_MEMORY // 2}B"
 requests_memory_max = "{REQUESTS_MEMORY}B"
 header_timeout = "5s"
 body_timeout = "5s"
+[shared_memory]
+bytes_max = "{SYSTEM_MEMORY}B"
 [models]
 memory_max = "64MiB"
 [tenants.good]
@@ -96,6 +102,11 @@ class Group:
         except OSError as error:
             raise Skip(f"the memory limit can't be set: {error}") from None
 
+    def shared_bytes(self):
+        """Pages of memory files and tmpfs that are counted to it."""
+        lines = dict(line.split() for line in (self.folder / "memory.stat").read_text().splitlines())
+        return int(lines["shmem"])
+
     def peak_bytes(self):
         return int((self.folder / self.peak).read_text())
 
@@ -120,6 +131,17 @@ class Limited(Daemon):
         self.config.write_text(settings.replace("FOLDER", str(self.folder)))
         enter = f'echo $$ > {group.folder}/cgroup.procs && exec "$0" "$@"'
         self.command = ["sh", "-c", enter, *self.command]
+
+
+class HttpOverUnix(http.client.HTTPConnection):
+    """HTTP/1.1 over a unix socket."""
+
+    def __init__(self, path):
+        super().__init__("d")
+        self.path = path
+
+    def connect(self):
+        self.sock = connect(self.path)
 
 
 def connect(path):
@@ -384,14 +406,14 @@ def native_rings(path, end):
 
 
 def native_regions(path, end):
-    """Regions that are holes, filled by the daemon from one end to the other."""
+    """Regions that the daemon fills from one end to the other."""
     size = 4 * MIB
     held, registered = peers(path, CONNECTIONS // 4, end), 0
     for peer in held:
         handle = peer.open("echo")
         with contextlib.suppress(ConnectionError):
             for region in range(8):
-                peer.register(region, size)
+                peer.lend(region, size).close()
                 registered += 1
         for region in range(8):
             inputs = [native_raw.tensor(0, native_raw.UINT8, [size // 2], native_raw.in_region(region, 0, size // 2))]
@@ -401,6 +423,86 @@ def native_regions(path, end):
             peer.socket.sendall(native_raw.frame(native_raw.INFER, 100 + region, native_raw.infer(handle, inputs)))
     time.sleep(1)
     return registered
+
+
+def native_kept(path, end):
+    """Memory files that stay when the daemon was told that they are closed, and when the connection is: holes that the daemon
+    is to fill, and, so that this is no attack on our own memory, a few without. What it fills would be counted to it."""
+    size, kept, tried = 4 * MIB, [], 0
+    try:
+        while len(kept) < 500 and time.monotonic() < end:
+            with contextlib.closing(native_raw.Peer(path)) as peer:
+                handle = peer.open("echo")
+                for number in range(8):
+                    region = native_raw.Region(size)
+                    kept.append(region.file)
+                    peer.register(number, region)
+                    if number == 0:
+                        region.fill()
+                    whole = [native_raw.tensor(0, native_raw.UINT8, [size // 2], native_raw.in_region(number, 0, size // 2))]
+                    one = [native_raw.tensor(0, native_raw.UINT8, [1], native_raw.in_region(number, 0, 1))]
+                    for commit in [False, True]:
+                        if commit:
+                            region.seal()
+                            with contextlib.suppress(ConnectionError):
+                                peer.commit(number)
+                        # Read, written, and as rings.
+                        asks = [
+                            (native_raw.INFER, native_raw.infer(handle, whole)),
+                            (native_raw.INFER, native_raw.infer(handle, one, native_raw.in_region(number, size // 2, 64))),
+                            (native_raw.OPEN_CHANNEL, struct.pack("<IIBH", 64, 4096, 1, number)),
+                        ]
+                        for kind, body in asks:
+                            peer.socket.sendall(native_raw.frame(kind, 9, body))
+                            for descriptor in peer.receive()[2]:
+                                os.close(descriptor)
+                            tried += 1
+                    region.memory.close()
+                    peer.close_region(number)
+        # Still there, while the group is looked at.
+        time.sleep(1)
+    finally:
+        for file in kept:
+            os.close(file)
+    return tried
+
+
+def system_kept(path, end):
+    """Files of the extension system_shared_memory, each for outputs, that stay when they are unregistered: by name, or without a name and
+    mapped, or as a path that can be opened again."""
+    size, kept, written = 1 * MIB, [], 0
+
+    def call(verb, rest, text, data=b""):
+        text = json.dumps(text).encode()
+        connection.request(verb, rest, text + data, {"Inference-Header-Content-Length": len(text)} if data else {})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+    with contextlib.closing(HttpOverUnix(path)) as connection, contextlib.ExitStack() as names:
+        while len(kept) < 400 and time.monotonic() < end:
+            name = f"diolkos-kept-{os.getpid()}-{len(kept)}"
+            file = os.open(f"/dev/shm/{name}", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            kept.append(file)
+            names.callback(Path(f"/dev/shm/{name}").unlink, missing_ok=True)
+            os.ftruncate(file, size)
+            region = f"/v2/systemsharedmemory/region/{name}"
+            status, _ = call("POST", f"{region}/register", {"key": f"/{name}", "offset": 0, "byte_size": size})
+            if status == 200:
+                place = {"shared_memory_region": name, "shared_memory_byte_size": size}
+                whole = {"name": "data", "shape": [size], "datatype": "UINT8", "parameters": {"binary_data_size": size}}
+                request = {"inputs": [whole], "outputs": [{"name": "data", "parameters": place}]}
+                written += call("POST", "/v2/models/echo/infer", request, bytes(size))[0] == 200
+                call("POST", f"{region}/unregister", {})
+            if len(kept) % 3:
+                os.unlink(f"/dev/shm/{name}")
+            if len(kept) % 3 == 2:
+                kept[-1] = os.open(f"/proc/self/fd/{file}", os.O_PATH)
+                os.close(file)
+        # Still there, while the group is looked at.
+        time.sleep(1.5)
+        for file in kept:
+            os.close(file)
+    return written
 
 
 ATTACKS = [
@@ -416,6 +518,8 @@ ATTACKS = [
     native_parameters,
     native_rings,
     native_regions,
+    native_kept,
+    system_kept,
 ]
 
 
@@ -429,14 +533,16 @@ def attackers(daemon, attack, seconds, done):
 class Watch:
     """The most that was seen."""
 
-    def __init__(self, daemon):
-        self.daemon, self.most, self.ended = daemon, 0, threading.Event()
+    def __init__(self, daemon, group):
+        self.daemon, self.group, self.ended = daemon, group, threading.Event()
+        self.most = self.shared = 0
         self.thread = threading.Thread(target=self.look, daemon=True)
 
     def look(self):
         while not self.ended.wait(0.05):
             try:
                 self.most = max(self.most, self.daemon.resident_bytes())
+                self.shared = max(self.shared, self.group.shared_bytes())
             except (OSError, RuntimeError):
                 return
 
@@ -458,13 +564,16 @@ def stays_within(daemon, group, attacks, seconds, base):
     processes = [
         process for attack, count in zip(attacks, done) for process in attackers(daemon, attack, seconds, count)
     ]
-    with Watch(daemon) as watch:
+    with Watch(daemon, group) as watch:
         for process in processes:
             process.start()
         for process in processes:
             process.join()
     if not daemon.alive() or group.kills():
         raise AssertionError(f"the daemon took too much: {mebibytes(watch.most)} were seen; {daemon.log_tail()}")
+    may_be = 2 * SYSTEM_MEMORY if system_kept in attacks else 0
+    if watch.shared > may_be + MIB:
+        raise AssertionError(f"{mebibytes(watch.shared)} of clients' memory are counted to the daemon")
     status, _, body = daemon.get("/v2/models/echo")
     if status != 200:
         raise AssertionError(f"{status} {body[:200]!r}")
@@ -504,7 +613,7 @@ def main():
     try:
         with Limited(group, SETTINGS) as daemon:
             base = daemon.resident_bytes()
-            limit = 2 * REQUESTS_MEMORY + 2 * REGIONS_MEMORY + CONNECTIONS * CONNECTION_BYTES + KEPT_BYTES
+            limit = 2 * REQUESTS_MEMORY + 2 * SYSTEM_MEMORY + CONNECTIONS * CONNECTION_BYTES + KEPT_BYTES
             group.set_limit(limit)
             print(f"limit {mebibytes(limit)}")
             each = arguments.seconds / (len(ATTACKS) + 1)

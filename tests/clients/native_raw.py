@@ -9,11 +9,13 @@ import socket
 import struct
 
 PREFACE = bytes.fromhex("c4494f4c4b4f5300")
-HELLO, OPEN_CHANNEL, REGISTER_REGION, OPEN_MODEL, INFER, LIST = 0x01, 0x10, 0x11, 0x20, 0x22, 0x32
+HELLO, OPEN_CHANNEL, REGISTER_REGION, CLOSE_REGION, COMMIT_REGION = 0x01, 0x10, 0x11, 0x12, 0x13
+OPEN_MODEL, INFER, LIST = 0x20, 0x22, 0x32
 CHANNEL_OPENED, MODEL_OPENED, DONE = 0x8010, 0x8020, 0xFFFE
 SHARED_MEMORY, EVENT_DESCRIPTORS = 1, 4
 UINT8, FP32 = 2, 11
-F_ADD_SEALS, SEAL_SHRINK, SEAL_GROW = 1033, 2, 4
+RINGS = 63
+F_ADD_SEALS, SEAL_SHRINK, SEAL_GROW, SEAL_FUTURE_WRITE = 1033, 2, 4, 16
 
 
 def text(value):
@@ -47,6 +49,28 @@ def infer(handle, inputs, results=b"\0", params=()):
     body = handle + struct.pack("<BQQ", 1, 0, 0)
     body += struct.pack("<H", len(params)) + b"".join(text(name) + b"\5" + text(value) for name, value in params)
     return body + struct.pack("<H", len(inputs)) + b"".join(inputs) + b"\0" + results
+
+
+class Region:
+    """A memory file whose size is sealed: one hole, until it is filled."""
+
+    def __init__(self, length):
+        self.length = length
+        self.file = os.memfd_create("region", os.MFD_ALLOW_SEALING)
+        os.ftruncate(self.file, length)
+        fcntl.fcntl(self.file, F_ADD_SEALS, SEAL_SHRINK | SEAL_GROW)
+        self.memory = mmap.mmap(self.file, length)
+
+    def fill(self):
+        for at in range(0, self.length, mmap.PAGESIZE):
+            self.memory[at] = 0
+
+    def seal(self):
+        fcntl.fcntl(self.file, F_ADD_SEALS, SEAL_FUTURE_WRITE)
+
+    def close(self):
+        self.memory.close()
+        os.close(self.file)
 
 
 class Peer:
@@ -100,19 +124,29 @@ class Peer:
         body, _ = self.ask(OPEN_MODEL, text(name) + bytes(8) + text(""), MODEL_OPENED)
         return body[:8]
 
-    def register(self, number, length):
-        """A region that is one hole, of which the daemon would have to make the pages."""
-        file = os.memfd_create("region", os.MFD_ALLOW_SEALING)
-        try:
-            os.ftruncate(file, length)
-            fcntl.fcntl(file, F_ADD_SEALS, SEAL_SHRINK | SEAL_GROW)
-            self.ask(REGISTER_REGION, struct.pack("<HQ", number, length), DONE, [file])
-        finally:
-            os.close(file)
+    def register(self, number, region):
+        self.ask(REGISTER_REGION, struct.pack("<HQ", number, region.length), DONE, [region.file])
+
+    def commit(self, number):
+        self.ask(COMMIT_REGION, struct.pack("<H", number), DONE)
+
+    def close_region(self, number):
+        self.ask(CLOSE_REGION, struct.pack("<H", number), DONE)
+
+    def lend(self, number, length):
+        """A region that the daemon may use."""
+        region = Region(length)
+        region.fill()
+        self.register(number, region)
+        region.seal()
+        self.commit(number)
+        return region
 
     def channel(self, entries, slot_bytes):
-        body, descriptors = self.ask(OPEN_CHANNEL, struct.pack("<IIB", entries, slot_bytes, 1), CHANNEL_OPENED)
-        return Channel(body, descriptors)
+        region = self.lend(RINGS, 768 + 192 * entries + entries * slot_bytes)
+        ask = struct.pack("<IIBH", entries, slot_bytes, 1, RINGS)
+        body, descriptors = self.ask(OPEN_CHANNEL, ask, CHANNEL_OPENED)
+        return Channel(region, body, descriptors)
 
     def close(self):
         self.socket.close()
@@ -121,11 +155,11 @@ class Peer:
 class Channel:
     """The rings of a connection."""
 
-    def __init__(self, opened, descriptors):
-        (length, self.requests, self.entries, *_) = struct.unpack_from("<QQIQIQII", opened)
-        segment, self.bell, *others = descriptors
-        self.memory = mmap.mmap(segment, length)
-        for descriptor in [segment, *others]:
+    def __init__(self, region, opened, descriptors):
+        (_, self.requests, self.entries, *_) = struct.unpack_from("<QQIQIQII", opened)
+        self.bell, *others = descriptors
+        self.region, self.memory = region, region.memory
+        for descriptor in others:
             os.close(descriptor)
         self.sent = 0
 
@@ -139,5 +173,5 @@ class Channel:
         os.write(self.bell, struct.pack("<Q", 1))
 
     def close(self):
-        self.memory.close()
+        self.region.close()
         os.close(self.bell)

@@ -263,7 +263,7 @@ impl Core {
         };
         let mut pause = RETRY_FIRST;
         while Instant::now() < until && !self.closed.load(Ordering::Relaxed) {
-            match Connection::open(&self.target, &self.options, generation, &self.regions.all()) {
+            match Connection::open(&self.target, &self.options, generation, &self.regions.in_use()) {
                 Ok(connection) => {
                     let connection = Arc::new(connection);
                     let mut current = self.lock();
@@ -321,7 +321,8 @@ impl Core {
             return Storage::try_private(bytes);
         }
         connection.reap();
-        self.regions.take(bytes, &connection.limits(), |number, arena| connection.register(number, arena))
+        let (generation, limits) = (connection.generation, connection.limits());
+        self.regions.take(bytes, generation, &limits, |number, arena| connection.register(number, arena))
     }
 
     fn call(&self, message: &Message) -> Result<Vec<Message>, Error> {

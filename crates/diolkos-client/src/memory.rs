@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where tensors lie: regions that are shared with the daemon, or this process's own memory.
 //!
-//! Regions are made as they are needed and never shrink: their pages are taken from the system when they are first
-//! written, and used again and again after that. They outlive a connection, so that a request whose connection was
-//! lost can be sent again without building its tensors anew.
+//! Regions are made as they are needed, with all their pages, and never shrink. They outlive a connection, so that a
+//! request whose connection was lost can be sent again without building its tensors anew; but a daemon may write only
+//! what was made for its connection (`diolkos_shm::region`), so what lies there is used up, and nothing new comes.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -22,8 +23,8 @@ const PRIVATE_BYTES_SURE: usize = 1 << 20;
 /// Bytes of a tensor, wherever they are.
 #[derive(Debug)]
 pub(crate) enum Storage {
-    /// In a region, by its number among those of one client.
-    Shared { extent: Extent, region: u16, client: u64 },
+    /// In a region, by its number among those of one client, that was made for a connection.
+    Shared { extent: Extent, region: u16, client: u64, generation: u64 },
     /// In words, because elements are aligned to as much as that.
     Private { words: Vec<u64>, len: usize },
     /// Bytes of one that others use as well, for reading.
@@ -141,6 +142,11 @@ impl Storage {
         }
     }
 
+    /// Whether a daemon may write them over the connection of this generation.
+    pub(crate) fn was_made_for(&self, wanted: u64) -> bool {
+        matches!(self, Storage::Shared { generation, .. } if *generation == wanted)
+    }
+
     /// Whose region they are in.
     fn client(&self) -> Option<u64> {
         match self {
@@ -157,9 +163,15 @@ impl Storage {
 pub(crate) struct Regions {
     /// Tells them from those of other clients in this process.
     client: u64,
-    arenas: Mutex<Vec<Arc<Arena>>>,
+    made: Mutex<BTreeMap<u16, Made>>,
     first_bytes: usize,
     pages: Pages,
+}
+
+/// A region, and the connection that it was made for.
+struct Made {
+    arena: Arc<Arena>,
+    generation: u64,
 }
 
 impl Regions {
@@ -167,33 +179,36 @@ impl Regions {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         // Relaxed: it only has to be another one each time.
         let client = NEXT.fetch_add(1, Ordering::Relaxed);
-        Regions { client, arenas: Mutex::default(), first_bytes, pages }
+        Regions { client, made: Mutex::default(), first_bytes, pages }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Arena>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u16, Made>> {
         // Nothing below panics while it holds the lock.
-        self.arenas.lock().unwrap_or_else(PoisonError::into_inner)
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `len` bytes of some region. `register` tells the daemon of a new one, if there has to be one.
+    /// `len` bytes of some region of this connection. `register` tells the daemon of a new one, if there has to be one.
     pub(crate) fn take(
         &self,
         len: usize,
+        generation: u64,
         limits: &Limits,
         register: impl FnOnce(u16, &Arena) -> Result<(), Error>,
     ) -> Result<Storage, Error> {
         let none = |reason: String| Error::Memory { bytes: len, reason };
-        let mut arenas = self.lock();
-        for (number, arena) in arenas.iter().enumerate() {
-            if let Some(extent) = arena.take(len) {
-                return Ok(Storage::Shared { extent, region: number as u16, client: self.client });
+        let mut all = self.lock();
+        let shared = |extent, region| Storage::Shared { extent, region, client: self.client, generation };
+        for (&number, made) in all.iter().filter(|(_, made)| made.generation == generation) {
+            if let Some(extent) = made.arena.take(len) {
+                return Ok(shared(extent, number));
             }
         }
-        let number = u16::try_from(arenas.len()).unwrap_or(u16::MAX);
-        if number >= limits.regions_max {
-            return Err(none(format!("all {number} regions are in use; drop tensors or replies first")));
-        }
-        let taken: u64 = arenas.iter().map(|arena| arena.len() as u64).sum();
+        // The first number that is free.
+        let number = (0..limits.regions_max).find(|number| !all.contains_key(number));
+        let number = number.ok_or_else(|| {
+            none(format!("all {} regions are in use; drop tensors or replies first", all.len()))
+        })?;
+        let taken: u64 = all.values().map(|made| made.arena.len() as u64).sum();
         let left = limits.regions_bytes_max.saturating_sub(taken).min(limits.region_bytes_max);
         // Each as large as all before it, so that few are needed.
         let wish = (taken.max(self.first_bytes as u64)).max(len as u64 + 4096).min(left);
@@ -202,11 +217,12 @@ impl Regions {
         }
         let region = usize::try_from(wish).map_err(|_| none("the address space is too small".into()))?;
         let region = Region::create(region, self.pages).map_err(|error| none(error.to_string()))?;
+        region.populate().map_err(|error| none(error.to_string()))?;
         let arena = Arena::new(region).ok_or_else(|| none("the region is in use".into()))?;
         register(number, &arena)?;
         let extent = arena.take(len).ok_or_else(|| none("it does not fit into a region".into()))?;
-        arenas.push(arena);
-        Ok(Storage::Shared { extent, region: number, client: self.client })
+        all.insert(number, Made { arena, generation });
+        Ok(shared(extent, number))
     }
 
     /// Where bytes are in these regions. Those of another client have numbers that mean something else here.
@@ -214,15 +230,18 @@ impl Regions {
         storage.extent().filter(|_| storage.client() == Some(self.client))
     }
 
-    /// Every region with its number, to tell a new connection of.
-    pub(crate) fn all(&self) -> Vec<(u16, Arc<Arena>)> {
-        self.lock().iter().enumerate().map(|(number, arena)| (number as u16, arena.clone())).collect()
+    /// Every region in which something lies, with its number, to tell a new connection of. The others are gone then.
+    pub(crate) fn in_use(&self) -> Vec<(u16, Arc<Arena>)> {
+        let mut all = self.lock();
+        // Whatever lies in it has hold of it, too.
+        all.retain(|_, made| Arc::strong_count(&made.arena) > 1);
+        all.iter().map(|(&number, made)| (number, made.arena.clone())).collect()
     }
 }
 
 /// A copy of a region's descriptor, to be sent.
-pub(crate) fn descriptor(arena: &Arena) -> Result<OwnedFd, Error> {
-    arena.as_fd().try_clone_to_owned().map_err(|error| Error::lost(format!("no descriptor is left: {error}")))
+pub(crate) fn descriptor(file: impl AsFd) -> Result<OwnedFd, Error> {
+    file.as_fd().try_clone_to_owned().map_err(|error| Error::lost(format!("no descriptor is left: {error}")))
 }
 
 #[cfg(test)]
@@ -230,7 +249,25 @@ mod tests {
     use super::*;
 
     fn take(regions: &Regions, len: usize) -> Storage {
-        regions.take(len, &Limits::default(), |_, _| Ok(())).unwrap()
+        regions.take(len, 0, &Limits::default(), |_, _| Ok(())).unwrap()
+    }
+
+    #[test]
+    fn what_was_made_for_a_connection_ends_with_its_last_tensor() {
+        let regions = Regions::new(4096, Pages::Ordinary);
+        let take = |generation| regions.take(8, generation, &Limits::default(), |_, _| Ok(())).unwrap();
+        let old = take(0);
+        assert!(old.was_made_for(0) && !old.was_made_for(1));
+        let new = take(1);
+        let number = |storage: &Storage| regions.extent(storage).unwrap().region;
+        assert_eq!((number(&old), number(&new)), (0, 1));
+        assert_eq!(regions.in_use().len(), 2);
+        drop(old);
+        let left: Vec<u16> = regions.in_use().into_iter().map(|(number, _)| number).collect();
+        assert_eq!(left, [1]);
+        assert_eq!(number(&take(2)), 0, "a number that is free is used again");
+        drop(new);
+        assert!(regions.in_use().is_empty());
     }
 
     #[test]

@@ -50,8 +50,8 @@ pub struct Options {
     pub memory: Memory,
     /// Requests that may be under way at once; a power of two, at most 512. Default 64.
     pub in_flight: u32,
-    /// Size of the first region in bytes; further ones are made as they are needed. Only what is used takes memory.
-    /// Default 64 MiB.
+    /// Size of the first region in bytes, whose pages are made at once; further ones are made as they are needed, each as
+    /// large as all before it. Default 1 MiB.
     pub region_bytes: usize,
     /// How long connecting may take, until the daemon has said what it grants. Default 5 s.
     pub connect: Duration,
@@ -111,7 +111,7 @@ impl Default for Options {
             waiting: Waiting::default(),
             memory: Memory::default(),
             in_flight: 64,
-            region_bytes: 64 << 20,
+            region_bytes: 1 << 20,
             connect: Duration::from_secs(5),
             reconnect: Duration::from_secs(5),
             name: name.unwrap_or_else(|| "client".into()),

@@ -277,6 +277,10 @@ fn send(
     asked: &mut Asked,
 ) -> Result<Sent, Error> {
     let shared = connection.shares_memory();
+    // What an earlier connection could write, this one can't, and the earlier one may do it yet.
+    if asked.room.as_ref().is_some_and(|room| !room.was_made_for(connection.generation)) {
+        asked.give_up_room();
+    }
     if shared && asked.room.is_none() {
         let bytes = asked.model.room_bytes(&opened.signature, &asked.inputs, asked.outputs.as_deref());
         if bytes > 0 {

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One connection to a daemon: its greeting, its calls, its rings.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Once};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use diolkos_shm::arena::Arena;
-use diolkos_wire::{Bell, Features, Hello, Limits, Message, OpenChannel, RegisterRegion, VERSION};
+use diolkos_shm::region::{Pages, Region, RegionError, seal_writes};
+use diolkos_wire::{
+    Bell, CloseRegion, CommitRegion, Features, Hello, Limits, Message, OpenChannel, RegisterRegion, VERSION,
+};
 
 use crate::address::Address;
 use crate::board::{Board, Kept};
@@ -21,6 +24,9 @@ use crate::stream::{Answer, Socket, Stream};
 
 /// A message slot: room for an `Infer` of some seventy tensors. Longer ones go over the stream.
 const SLOT_BYTES: u32 = 4096;
+
+/// The number of the region with the rings, for as long as it takes to open them.
+const RING_REGION: u16 = u16::MAX;
 
 /// Who waits for a free slot looks again after so long.
 const SLOT_WAIT: Duration = Duration::from_millis(10);
@@ -85,10 +91,12 @@ impl Remote {
     ) -> Result<(), Error> {
         let features = self.greet(options, shared, until)?;
         if shared && features.contains(Features::SHARED_MEMORY) {
+            // First, because their region counts as one only until they are open.
+            self.ring = Some(Arc::new(self.open_ring(options, features, until)?));
             for (number, arena) in regions {
                 self.register_before(until, *number, arena)?;
+                self.commit_before(until, *number)?;
             }
-            self.ring = Some(Arc::new(self.open_ring(options, features, until)?));
         }
         Ok(())
     }
@@ -130,16 +138,34 @@ impl Remote {
             _ if features.contains(Features::EVENTFD) => Bell::Event,
             _ => Bell::Futex,
         };
-        let open = OpenChannel { entries: options.in_flight, slot_bytes: SLOT_BYTES, replies };
+        let open =
+            OpenChannel { entries: options.in_flight, slot_bytes: SLOT_BYTES, replies, region: RING_REGION };
+        let region = self.ring_region(&open, until)?;
         let mut answer = self.call_before(until, &Message::OpenChannel(open), &[])?;
+        // The daemon has it for as long as the rings are in use; its number is free.
+        self.tell(&Message::CloseRegion(CloseRegion { region: RING_REGION }));
         let descriptors = std::mem::take(&mut answer.descriptors);
         match answer.into_message()? {
             Message::ChannelOpened(opened) => {
                 let socket = watched(self.stream.socket())?;
-                Ring::new(&opened, descriptors, socket, options.waiting, self.leaving.clone())
+                Ring::new(&opened, &region, descriptors, socket, options.waiting, self.leaving.clone())
             }
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// A region for rings, which the daemon knows.
+    fn ring_region(&self, open: &OpenChannel, until: Option<Instant>) -> Result<Region, Error> {
+        let bytes = open.lay_out().segment_bytes;
+        let no_memory =
+            |error: RegionError| Error::Memory { bytes: bytes as usize, reason: error.to_string() };
+        // Lossless: some MiB at most.
+        let region = Region::create(bytes as usize, Pages::Ordinary).map_err(no_memory)?;
+        region.populate().map_err(no_memory)?;
+        self.register_file_before(until, RING_REGION, &region, bytes)?;
+        seal_writes(&region).map_err(no_memory)?;
+        self.commit_before(until, RING_REGION)?;
+        Ok(region)
     }
 
     /// Whether tensors lie in regions.
@@ -158,16 +184,41 @@ impl Remote {
         self.leaving.load(Ordering::Acquire)
     }
 
-    /// Tells the daemon of a region.
+    /// Tells the daemon of a region that was made for this connection.
     pub(crate) fn register(&self, number: u16, arena: &Arena) -> Result<(), Error> {
-        self.register_before(None, number, arena)
+        self.register_before(None, number, arena)?;
+        // After the daemon has mapped it, so that it can write; and before it lends it, so that it never has holes.
+        seal_writes(arena)
+            .map_err(|error| Error::Memory { bytes: arena.len(), reason: error.to_string() })?;
+        self.commit_before(None, number)
     }
 
     fn register_before(&self, until: Option<Instant>, number: u16, arena: &Arena) -> Result<(), Error> {
-        let register = RegisterRegion { region: number, length: arena.len() as u64 };
-        let message = Message::RegisterRegion(register);
-        let answer = self.call_before(until, &message, &[descriptor(arena)?])?;
-        match answer.into_message()? {
+        self.register_file_before(until, number, arena, arena.len() as u64)
+    }
+
+    fn register_file_before(
+        &self,
+        until: Option<Instant>,
+        number: u16,
+        file: impl AsFd,
+        length: u64,
+    ) -> Result<(), Error> {
+        let message = Message::RegisterRegion(RegisterRegion { region: number, length });
+        self.done_before(until, &message, &[descriptor(file)?])
+    }
+
+    fn commit_before(&self, until: Option<Instant>, number: u16) -> Result<(), Error> {
+        self.done_before(until, &Message::CommitRegion(CommitRegion { region: number }), &[])
+    }
+
+    fn done_before(
+        &self,
+        until: Option<Instant>,
+        message: &Message,
+        descriptors: &[OwnedFd],
+    ) -> Result<(), Error> {
+        match self.call_before(until, message, descriptors)?.into_message()? {
             Message::Done => Ok(()),
             other => Err(unexpected(&other)),
         }

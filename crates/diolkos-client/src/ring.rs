@@ -55,9 +55,10 @@ impl Sending {
 }
 
 impl Ring {
-    /// The rings that the daemon made. `socket` tells of its end.
+    /// The rings that the daemon laid out in a region. `socket` tells of its end.
     pub(crate) fn new(
         opened: &ChannelOpened,
+        region: &Region,
         descriptors: Vec<OwnedFd>,
         socket: OwnedFd,
         waiting: Waiting,
@@ -67,8 +68,6 @@ impl Ring {
             |what: String| Error::lost(format!("the daemon opened a channel that can't be: {what}"));
         let mut descriptors = descriptors.into_iter();
         let mut descriptor = || descriptors.next().ok_or_else(|| nonsense("descriptors are missing".into()));
-        let region =
-            Region::open(descriptor()?, opened.segment_bytes).map_err(|error| nonsense(error.to_string()))?;
         let memory = region.mapping().clone();
         if (memory.len() as u64) < opened.segment_bytes {
             return Err(nonsense("its memory is too small".into()));

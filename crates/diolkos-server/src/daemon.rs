@@ -146,6 +146,12 @@ impl Daemon {
     /// Listens, and begins to load models. Must be called within a tokio runtime; see [`runtime`].
     pub async fn start(settings: Settings, deps: Deps) -> Result<Daemon, DaemonError> {
         listen::open_files::raise(settings.limits.connections_max);
+        if !diolkos_shm::presence::can_tell() {
+            tracing::warn!(
+                "this system does not tell which pages of clients' shared memory there are (cachestat, since Linux 6.5), so \
+                 those that native clients leave out are made, and count to the daemon"
+            );
+        }
         let kept = Kept::read(settings, rustix::process::geteuid().as_raw())?;
         let settings = kept.merged().clone();
         let listeners = listen_on(&settings)?;

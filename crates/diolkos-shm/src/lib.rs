@@ -9,6 +9,8 @@
 //! | [`region`], [`mapping`] | memory files: made, checked, sealed, mapped |
 //! | [`arena`] | a client's own region, parcelled out to tensors |
 //! | [`bell`] | how the consumer of a ring waits and is woken |
+//! | `presence` | which of a memory file's pages there are |
+//! | `alone` | whether anybody else has a file |
 //! | [`pass`] | descriptors over a unix socket |
 //! | `peer` | which process is at the other end of a socket |
 //! | [`connect`] | connecting, for so long and no longer |
@@ -32,6 +34,9 @@ extern crate alloc;
 #[cfg(any(test, feature = "std"))]
 extern crate std;
 
+#[cfg(feature = "peer")]
+#[allow(unsafe_code)]
+pub mod alone;
 #[cfg(feature = "std")]
 #[allow(unsafe_code)]
 pub mod arena;
@@ -50,6 +55,9 @@ pub mod pass;
 #[cfg(feature = "peer")]
 #[allow(unsafe_code)]
 pub mod peer;
+#[cfg(feature = "peer")]
+#[allow(unsafe_code)]
+pub mod presence;
 #[cfg(feature = "std")]
 pub mod region;
 pub mod ring;

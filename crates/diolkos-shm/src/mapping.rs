@@ -10,7 +10,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::vec::Vec;
 
+use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
+use rustix::param::page_size;
 
 use crate::segment::Segment;
 
@@ -55,6 +57,32 @@ impl Mapping {
     pub(crate) fn advise_huge_pages(&self) -> io::Result<()> {
         // SAFETY: the range is this mapping, and the advice changes no content.
         Ok(unsafe { madvise(self.base.as_ptr().cast::<c_void>(), self.len, Advice::LinuxHugepage) }?)
+    }
+
+    /// Makes every page that is not there yet.
+    pub(crate) fn populate(&self) -> io::Result<()> {
+        // SAFETY: the range is this mapping, and what is made are zeroes where zeroes were read before.
+        let made =
+            unsafe { madvise(self.base.as_ptr().cast::<c_void>(), self.len, Advice::LinuxPopulateWrite) };
+        match made {
+            Ok(()) => Ok(()),
+            // Kernels before 5.14 do not know how. Nobody else has the file yet, so what was read can be written.
+            Err(Errno::INVAL) => {
+                let mut byte = [0];
+                for offset in (0..self.len).step_by(page_size()) {
+                    self.read(offset, &mut byte);
+                    self.write(offset, &byte);
+                }
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether this process may write it.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.access == Access::Write
     }
 
     #[inline]

@@ -2,20 +2,28 @@
 //! Regions: memory files that are shared by passing their descriptors.
 //!
 //! ```text
-//!            create                                     open
-//! options ──> memfd ──size──> sealed ──map──> Region <──map──checked<── somebody's descriptor
+//! whose it is                                     the other side
+//! create    a memory file, its size sealed, mapped
+//! populate  every page is made, and counted to whoever calls this
+//!                        ── its descriptor ──>    open         checked, mapped
+//! seal_writes  no page can be taken out again
+//!                        ── "it is sealed" ──>    check_whole  every page is there, and will be
 //! ```
 //!
-//! Whose memory file it is makes the difference. One of our own is sealed here. One that a peer hands over is
-//! only believed to be what the kernel says of it: a memory file, of ordinary pages, whose size is sealed
-//! against both directions. Without the seals, a peer that shrinks the file after it was checked would turn
-//! our next access into a fatal signal; with a file of another kind (on disk, FUSE) it could make every access
-//! wait for as long as it likes; and a hole that it punches into huge pages could not be filled again where
-//! the pool of huge pages is empty, a fatal signal once more. Holes in ordinary pages read as zeroes.
+//! A file that a peer hands over is only believed to be what the kernel says of it: a memory file, of ordinary pages,
+//! whose size is sealed against both directions. Without the seals, a peer that shrinks the file after it was checked
+//! would turn our next access into a fatal signal; with a file of another kind (on disk, FUSE) it could make every access
+//! wait for as long as it likes; and huge pages come from a pool that can be empty, a fatal signal once more.
+//!
+//! A page that is not there yet is made by the first access, also one that reads, and the kernel counts it to the process
+//! that made it, for as long as *anybody* has the file. A peer that keeps its files would so fill the memory that is
+//! counted to us. Therefore [`Region::check_whole`]: the file is sealed against writing (`F_SEAL_FUTURE_WRITE`; mappings that
+//! were there before stay writable), which forbids to punch holes as well, and it has none.
 //!
 //! A descriptor of a memory file is as good as the file: whoever has it for reading can open it again for writing
-//! through `/proc`. So a region that a peer must not write is sealed against future writes once it is mapped here
-//! ([`Region::seal_writes`]), before its descriptor is given away.
+//! through `/proc`. So it is the seal that keeps others from writing, and not the descriptor.
+//!
+//! Seals are added by the file's owner only: whoever adds one waits for a lock of the file, which a peer can hold.
 
 use alloc::sync::Arc;
 use std::io;
@@ -26,12 +34,16 @@ use rustix::fs::{
 };
 
 use crate::mapping::{Access, Mapping};
+#[cfg(feature = "peer")]
+use crate::presence;
+#[cfg(feature = "peer")]
+use crate::segment::Segment as _;
 
 /// Magic number of a file system of huge pages (`HUGETLBFS_MAGIC`, include/uapi/linux/magic.h).
 const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
 
-/// Size of a huge page, as asked for below.
-const HUGE_BYTES: usize = 2 << 20;
+/// Each of them keeps everybody from writing in new ways, and from punching holes.
+const WRITE_SEALS: SealFlags = SealFlags::WRITE.union(SealFlags::FUTURE_WRITE);
 
 /// Seals that keep a file's size.
 const SIZE_SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);
@@ -45,8 +57,6 @@ pub enum Pages {
     /// Ordinary ones, with the wish that the kernel puts them together into huge ones
     /// (`/sys/kernel/mm/transparent_hugepage/shmem_enabled` decides).
     Transparent,
-    /// Huge ones of 2 MiB from the reserved pool, for regions whose writes are sealed; see the module.
-    Huge,
 }
 
 /// Why there is no region.
@@ -66,11 +76,28 @@ pub enum RegionError {
          MFD_ALLOW_SEALING, and add F_SEAL_SHRINK and F_SEAL_GROW"
     )]
     Unsealed,
-    /// The memory file has huge pages, which a peer can take away.
+    /// The memory file has huge pages, which a pool may be short of.
     #[error(
         "the memory file is made of huge pages, which are not taken from others; make it without MFD_HUGETLB"
     )]
     Huge,
+    /// Its pages can be taken out.
+    #[error(
+        "the memory file is not sealed against holes; add F_SEAL_FUTURE_WRITE once the daemon has mapped it (your own \
+         mapping stays writable), then commit the region"
+    )]
+    Unsettled,
+    /// Some of its pages were never written.
+    #[error(
+        "{missing} of the memory file's {pages} pages are not there; make them before you seal it: madvise with \
+         MADV_POPULATE_WRITE, or write to each"
+    )]
+    Holes {
+        /// Pages that are not there.
+        missing: u64,
+        /// Pages that it has to have.
+        pages: u64,
+    },
     /// The system refused.
     #[error("can't {action} a memory file")]
     System {
@@ -95,16 +122,8 @@ pub struct Region {
 impl Region {
     /// A new region of zeroes. `len` is rounded up to whole pages by the kernel, but only `len` bytes are used.
     pub fn create(len: usize, pages: Pages) -> Result<Region, RegionError> {
-        // Files of huge pages have whole ones only.
-        let len =
-            if pages == Pages::Huge { len.checked_next_multiple_of(HUGE_BYTES).unwrap_or(0) } else { len };
         check_len(len as u64, isize::MAX as u64)?;
-        let kind = if pages == Pages::Huge {
-            MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB
-        } else {
-            MemfdFlags::empty()
-        };
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | kind;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = memfd_create("diolkos", flags).map_err(system("make"))?;
         ftruncate(&file, len as u64).map_err(system("size"))?;
         fcntl_add_seals(&file, SIZE_SEALS).map_err(system("seal"))?;
@@ -116,31 +135,22 @@ impl Region {
         Ok(region)
     }
 
-    /// A region that a peer made, of at most `len_max` bytes.
+    /// A region that a peer made, of at most `len_max` bytes. If it is sealed against writing already, it is for reading
+    /// only.
     pub fn open(file: OwnedFd, len_max: u64) -> Result<Region, RegionError> {
-        Region::open_for(file, len_max, Access::Write)
-    }
-
-    /// A region that a peer made and that is only read here, perhaps because it is sealed against writes.
-    pub fn open_read_only(file: OwnedFd, len_max: u64) -> Result<Region, RegionError> {
-        Region::open_for(file, len_max, Access::Read)
-    }
-
-    fn open_for(file: OwnedFd, len_max: u64, access: Access) -> Result<Region, RegionError> {
         // Only memory files have seals at all; those on /dev/shm have none of these.
         let seals = fcntl_get_seals(&file).map_err(|_| RegionError::Unsealed)?;
         if !seals.contains(SIZE_SEALS) {
             return Err(RegionError::Unsealed);
         }
-        // Nobody can take pages out of a file that nobody can write.
-        let holes = !seals.intersects(SealFlags::WRITE | SealFlags::FUTURE_WRITE);
-        if holes && fstatfs(&file).map_err(system("look at"))?.f_type as u64 == HUGETLBFS_MAGIC {
+        if fstatfs(&file).map_err(system("look at"))?.f_type as u64 == HUGETLBFS_MAGIC {
             return Err(RegionError::Huge);
         }
         // After the seals, so that it can't change any more.
         let size = fstat(&file).map_err(system("look at"))?.st_size;
         let len = u64::try_from(size).unwrap_or(0);
         check_len(len, len_max.min(isize::MAX as u64))?;
+        let access = if seals.intersects(WRITE_SEALS) { Access::Read } else { Access::Write };
         Region::map(file, len as usize, access)
     }
 
@@ -155,10 +165,30 @@ impl Region {
         Some((self.file, Arc::into_inner(self.mapping)?))
     }
 
-    /// From now on nobody can map the file for writing or write to it, and nobody can punch holes; this mapping stays
-    /// writable. To be called before the descriptor is given to a reader.
-    pub fn seal_writes(&self) -> Result<(), RegionError> {
-        fcntl_add_seals(&self.file, SealFlags::FUTURE_WRITE | SealFlags::SEAL).map_err(system("seal"))
+    /// Makes every page, so that they count to this process and not to one that it shares them with.
+    pub fn populate(&self) -> Result<(), RegionError> {
+        self.mapping.populate().map_err(|source| RegionError::System { action: "make the pages of", source })
+    }
+
+    /// Whether every page is there and can't be taken out: then no access of ours makes one. Where the kernel can't tell
+    /// ([`presence::can_tell`]) the peer is believed.
+    #[cfg(feature = "peer")]
+    pub fn check_whole(&self) -> Result<(), RegionError> {
+        // Before the pages are counted, so that there are as many afterwards.
+        if !fcntl_get_seals(&self.file).map_err(system("look at"))?.intersects(WRITE_SEALS) {
+            return Err(RegionError::Unsettled);
+        }
+        if !presence::can_tell() {
+            return Ok(());
+        }
+        let len = self.mapping.len() as u64;
+        let there = presence::pages(&self.file, len)
+            .map_err(|source| RegionError::System { action: "look at the pages of", source })?;
+        let pages = presence::pages_of(len);
+        if there < pages {
+            return Err(RegionError::Holes { missing: pages - there, pages });
+        }
+        Ok(())
     }
 
     /// The memory. It stays mapped for as long as somebody has it, even without the region.
@@ -174,6 +204,12 @@ impl AsFd for Region {
     }
 }
 
+/// From now on nobody can map the file for writing or write to it, and nobody can punch holes; mappings that there are
+/// stay writable.
+pub fn seal_writes(file: impl AsFd) -> Result<(), RegionError> {
+    fcntl_add_seals(file, SealFlags::FUTURE_WRITE | SealFlags::SEAL).map_err(system("seal"))
+}
+
 fn check_len(len: u64, max: u64) -> Result<(), RegionError> {
     if (1..=max).contains(&len) { Ok(()) } else { Err(RegionError::Size { len, max }) }
 }
@@ -185,6 +221,7 @@ mod tests {
     use std::vec;
 
     use super::*;
+    #[cfg(not(feature = "peer"))]
     use crate::segment::Segment as _;
 
     const LEN: usize = 10_000;
@@ -234,40 +271,72 @@ mod tests {
         }
     }
 
+    fn punch(file: impl AsFd) -> rustix::io::Result<()> {
+        let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(file, flags, 0, 4096)
+    }
+
     #[test]
-    fn a_region_for_replies_is_written_here_only() {
+    fn what_is_sealed_is_written_by_those_who_have_it_mapped() {
         let region = Region::create(LEN, Pages::Ordinary).unwrap();
-        region.seal_writes().unwrap();
-        region.mapping().write(0, &[5]);
-        let error = Region::open(again(&region), LEN as u64).unwrap_err();
-        assert!(matches!(error, RegionError::System { action: "map", .. }), "{error}");
-        let reader = Region::open_read_only(again(&region), LEN as u64).unwrap();
+        let other = Region::open(again(&region), LEN as u64).unwrap();
+        seal_writes(&region).unwrap();
+        other.mapping().write(0, &[5]);
+        let reader = Region::open(again(&region), LEN as u64).unwrap();
         let mut byte = [0];
         reader.mapping().read(0, &mut byte);
         assert_eq!(byte, [5]);
+        let (may, may_not) = (other.mapping().is_writable(), reader.mapping().is_writable());
+        assert!(may && !may_not);
         let write = std::panic::AssertUnwindSafe(|| reader.mapping().write(0, &[6]));
         std::panic::catch_unwind(write).unwrap_err();
         // Not through /proc either, which gives a new descriptor that may write.
         let path = std::format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&region.as_fd()));
         let reopened = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
         std::io::Write::write_all(&mut &reopened, &[7]).unwrap_err();
-        let punched = rustix::fs::fallocate(
-            &reopened,
-            rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE,
-            0,
-            4096,
-        );
-        punched.unwrap_err();
+        punch(&reopened).unwrap_err();
     }
 
     #[test]
     fn a_hole_reads_as_zeroes() {
         let region = Region::create(LEN, Pages::Ordinary).unwrap();
         region.mapping().write(0, &vec![7; LEN]);
-        let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
-        rustix::fs::fallocate(&region, flags, 0, 4096).unwrap();
+        punch(&region).unwrap();
         let mut bytes = vec![1; LEN];
         region.mapping().read(0, &mut bytes);
         assert!(bytes[..4096].iter().all(|&byte| byte == 0) && bytes[4096..].iter().all(|&byte| byte == 7));
+    }
+
+    #[cfg(feature = "peer")]
+    #[test]
+    fn whole_is_what_has_all_its_pages_for_ever() {
+        let region = Region::create(LEN, Pages::Ordinary).unwrap();
+        let pages = presence::pages_of(LEN as u64);
+        assert!(matches!(region.check_whole(), Err(RegionError::Unsettled)), "holes can be punched");
+        if !presence::can_tell() {
+            std::eprintln!("NOTHING TESTED: this kernel does not tell which pages there are");
+            return;
+        }
+        region.populate().unwrap();
+        punch(&region).unwrap();
+        seal_writes(&region).unwrap();
+        let missing = match region.check_whole() {
+            Err(RegionError::Holes { missing, pages: all }) if all == pages => missing,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(missing, presence::pages_of(4096));
+
+        let region = Region::create(LEN, Pages::Ordinary).unwrap();
+        region.mapping().write(LEN - 1, &[1]);
+        assert_eq!(presence::pages(&region, LEN as u64).unwrap(), 1);
+        region.populate().unwrap();
+        let other = Region::open(again(&region), LEN as u64).unwrap();
+        assert!(matches!(other.check_whole(), Err(RegionError::Unsettled)));
+        seal_writes(&region).unwrap();
+        other.check_whole().unwrap();
+        let mut byte = [0];
+        other.mapping().read(LEN - 1, &mut byte);
+        assert_eq!(byte, [1], "what was there is there");
+        punch(&region).unwrap_err();
     }
 }

@@ -2,22 +2,27 @@
 //! Rings and regions of shared memory, as far as messages tell of them.
 //!
 //! ```text
-//! client                                     daemon
-//!   OpenChannel { entries, … }  ──>            makes a segment
-//!                               <──          ChannelOpened { where the rings and slots are }
-//!                                            + descriptors: segment, request bell, reply bell
-//!   RegisterRegion + descriptor ──>
-//!                               <──          Done
+//! client                                          daemon
+//!   makes a memory file and all its pages
+//!   RegisterRegion + descriptor ──>                 maps it
+//!                               <──               Done
+//!   seals it against writing
+//!   CommitRegion                ──>                 finds that all of it is there
+//!                               <──               Done
+//!   OpenChannel { in region … } ──>                 lays out rings and slots in it
+//!                               <──               ChannelOpened { where they are }
+//!                                                 + descriptors: request bell, reply bell
 //! ```
 //!
-//! Descriptors travel beside the message (`SCM_RIGHTS`), with its first byte and in this order: the segment,
-//! then the request bell if it is [`Bell::Event`], then the reply bell if it is one.
+//! Descriptors travel beside the message (`SCM_RIGHTS`), with its first byte and in this order: the request bell if it is
+//! [`Bell::Event`], then the reply bell if it is one.
 //!
-//! A decoded [`ChannelOpened`] has passed [`ChannelOpened::check`], so nothing in it lies outside its segment.
+//! A decoded [`ChannelOpened`] has passed [`ChannelOpened::check`], so nothing in it lies outside the region's first
+//! `segment_bytes`.
 
 use crate::cursor::{Reader, Wire, Writer};
 use crate::error::{DecodeError, LayoutError};
-use crate::layout::{RingPlace, SlotsPlace, check_entries, check_slot_bytes};
+use crate::layout::{RING_ALIGN, RingPlace, SLOT_ALIGN, SlotsPlace, check_entries, check_slot_bytes};
 
 /// How one side of a ring wakes the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,9 +60,28 @@ pub struct OpenChannel {
     pub slot_bytes: u32,
     /// How the client wants to be woken.
     pub replies: Bell,
+    /// The region in which they are to lie, from its beginning on.
+    pub region: u16,
 }
 
 impl OpenChannel {
+    /// Where everything lies: rings first, then slots, one for each answer. The ring of requests has twice as many
+    /// entries, so that each request can be cancelled as well. `segment_bytes` of it are what a region must have.
+    #[must_use]
+    pub fn lay_out(&self) -> ChannelOpened {
+        let &OpenChannel { entries, slot_bytes, replies, .. } = self;
+        let submissions = RingPlace { offset: 0, entries: 2 * entries };
+        let offset = submissions.bytes().next_multiple_of(RING_ALIGN);
+        let completions = RingPlace { offset, entries };
+        let slots = SlotsPlace {
+            offset: (completions.offset + completions.bytes()).next_multiple_of(SLOT_ALIGN),
+            count: entries,
+            bytes: slot_bytes,
+        };
+        let segment_bytes = slots.offset + u64::from(entries) * u64::from(slot_bytes);
+        ChannelOpened { segment_bytes, submissions, completions, slots, requests: Bell::Event, replies }
+    }
+
     /// Whether such rings and slots can be.
     pub fn check(&self) -> Result<(), LayoutError> {
         check_entries("each ring", self.entries)?;
@@ -73,6 +97,7 @@ impl Wire for OpenChannel {
         to.u32(self.entries);
         to.u32(self.slot_bytes);
         self.replies.write(to);
+        to.u16(self.region);
     }
 
     fn read(from: &mut Reader<'_>) -> Result<OpenChannel, DecodeError> {
@@ -80,6 +105,7 @@ impl Wire for OpenChannel {
             entries: from.u32("entries")?,
             slot_bytes: from.u32("slot_bytes")?,
             replies: Bell::read(from)?,
+            region: from.u16("region")?,
         };
         asked.check()?;
         Ok(asked)
@@ -89,7 +115,7 @@ impl Wire for OpenChannel {
 /// Answers [`OpenChannel`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelOpened {
-    /// Length of the segment.
+    /// How much of the region it takes, from its beginning on.
     pub segment_bytes: u64,
     /// The ring in which requests come.
     pub submissions: RingPlace,
@@ -104,8 +130,8 @@ pub struct ChannelOpened {
 }
 
 impl ChannelOpened {
-    /// Whether all of it lies inside the segment and nothing overlaps. For a client that knows the length of
-    /// the mapped segment better, `segment_bytes` is what to compare with it.
+    /// Whether all of it lies inside the segment and nothing overlaps. A client compares `segment_bytes` with its
+    /// region.
     pub fn check(&self) -> Result<(), LayoutError> {
         let mut spans = [
             self.submissions.check("the submissions", self.segment_bytes)?,
@@ -150,7 +176,7 @@ impl Wire for ChannelOpened {
     }
 }
 
-/// Takes a piece of memory in which tensors may lie. Its descriptor comes beside the message.
+/// Tells of memory in which tensors may lie, and rings. Its descriptor comes beside the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegisterRegion {
     /// The number by which the client will name it.
@@ -167,6 +193,23 @@ impl Wire for RegisterRegion {
 
     fn read(from: &mut Reader<'_>) -> Result<RegisterRegion, DecodeError> {
         Ok(RegisterRegion { region: from.u16("region")?, length: from.u64("length")? })
+    }
+}
+
+/// A region is sealed against writing, and its pages are all there: from now on requests may name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommitRegion {
+    /// Which.
+    pub region: u16,
+}
+
+impl Wire for CommitRegion {
+    fn write(&self, to: &mut Writer<'_>) {
+        to.u16(self.region);
+    }
+
+    fn read(from: &mut Reader<'_>) -> Result<CommitRegion, DecodeError> {
+        Ok(CommitRegion { region: from.u16("region")? })
     }
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tests of the layout check.
+//! Tests of layouts.
 
 use proptest::prelude::*;
 
@@ -115,5 +115,20 @@ proptest! {
         }
         let expected = inside && owners.iter().all(|count| *count <= 1);
         prop_assert_eq!(opened.check().is_ok(), expected);
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_laid_out_fits_and_is_as_large_as_documented(power in 0u32..15, lines in 1u32..1000) {
+        let (entries, slot_bytes) = (1 << power, lines * 64);
+        let open = OpenChannel { entries, slot_bytes, replies: Bell::Polled, region: 1 };
+        let opened = open.lay_out();
+        prop_assert_eq!(opened.check(), Ok(()));
+        let (entries, slot_bytes) = (u64::from(entries), u64::from(slot_bytes));
+        // As docs/native-channel.md has it, for clients in other languages.
+        prop_assert_eq!(opened.segment_bytes, 768 + 192 * entries + entries * slot_bytes);
+        prop_assert_eq!((opened.slots.count, opened.completions.entries), (open.entries, open.entries));
+        prop_assert_eq!(opened.replies, open.replies);
     }
 }

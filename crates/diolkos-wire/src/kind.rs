@@ -41,10 +41,12 @@ kinds! {
     Cancel = 0x0004,
     /// Make rings.
     OpenChannel = 0x0010,
-    /// Take a region.
+    /// Map a region.
     RegisterRegion = 0x0011,
     /// Give a region back.
     CloseRegion = 0x0012,
+    /// A region is complete: lend it.
+    CommitRegion = 0x0013,
     /// Open a model or a built-in operation.
     OpenModel = 0x0020,
     /// Close a handle.

@@ -63,7 +63,7 @@ mod message_tests;
 #[cfg(test)]
 mod strategies;
 
-pub use channel::{Bell, ChannelOpened, CloseRegion, OpenChannel, RegisterRegion};
+pub use channel::{Bell, ChannelOpened, CloseRegion, CommitRegion, OpenChannel, RegisterRegion};
 pub use error::{DecodeError, EncodeError, LayoutError};
 pub use failed::Failed;
 pub use frame::{HEADER_BYTES, Header, Part, append_frame, encode_frame};

@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use crate::channel::{ChannelOpened, CloseRegion, OpenChannel, RegisterRegion};
+use crate::channel::{ChannelOpened, CloseRegion, CommitRegion, OpenChannel, RegisterRegion};
 use crate::cursor::{Reader, Wire, Writer};
 use crate::error::{DecodeError, EncodeError};
 use crate::failed::Failed;
@@ -26,10 +26,12 @@ pub enum Message {
     Cancel,
     /// Make rings.
     OpenChannel(OpenChannel),
-    /// Take a region.
+    /// Map a region.
     RegisterRegion(RegisterRegion),
     /// Give a region back.
     CloseRegion(CloseRegion),
+    /// A region is complete: lend it.
+    CommitRegion(CommitRegion),
     /// Open a model or a built-in operation.
     OpenModel(OpenModel),
     /// Close a handle.
@@ -76,6 +78,7 @@ impl Message {
             Message::OpenChannel(_) => Kind::OpenChannel,
             Message::RegisterRegion(_) => Kind::RegisterRegion,
             Message::CloseRegion(_) => Kind::CloseRegion,
+            Message::CommitRegion(_) => Kind::CommitRegion,
             Message::OpenModel(_) => Kind::OpenModel,
             Message::CloseModel(_) => Kind::CloseModel,
             Message::Infer(_) => Kind::Infer,
@@ -121,6 +124,7 @@ impl Message {
             Message::OpenChannel(body) => body.write(&mut to),
             Message::RegisterRegion(body) => body.write(&mut to),
             Message::CloseRegion(body) => body.write(&mut to),
+            Message::CommitRegion(body) => body.write(&mut to),
             Message::OpenModel(body) => body.write(&mut to),
             Message::CloseModel(body) => body.write(&mut to),
             Message::Infer(body) => body.write(&mut to),
@@ -161,6 +165,7 @@ impl Message {
             Kind::OpenChannel => Message::OpenChannel(OpenChannel::read(from)?),
             Kind::RegisterRegion => Message::RegisterRegion(RegisterRegion::read(from)?),
             Kind::CloseRegion => Message::CloseRegion(CloseRegion::read(from)?),
+            Kind::CommitRegion => Message::CommitRegion(CommitRegion::read(from)?),
             Kind::OpenModel => Message::OpenModel(OpenModel::read(from)?),
             Kind::CloseModel => Message::CloseModel(CloseModel::read(from)?),
             Kind::Infer => Message::Infer(Infer::read(from)?),

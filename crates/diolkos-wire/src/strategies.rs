@@ -33,6 +33,9 @@ pub(crate) fn of_kind(kind: Kind) -> BoxedStrategy<Message> {
         Kind::CloseRegion => {
             any::<u16>().prop_map(|region| Message::CloseRegion(CloseRegion { region })).boxed()
         }
+        Kind::CommitRegion => {
+            any::<u16>().prop_map(|region| Message::CommitRegion(CommitRegion { region })).boxed()
+        }
         Kind::OpenModel => (text(), number(), text())
             .prop_map(|(name, version, operation)| Message::OpenModel(OpenModel { name, version, operation }))
             .boxed(),
@@ -128,10 +131,11 @@ fn bell() -> impl Strategy<Value = Bell> {
 }
 
 fn open_channel() -> impl Strategy<Value = OpenChannel> {
-    (0u32..16, 1u32..1000, bell()).prop_map(|(power, lines, replies)| OpenChannel {
+    (0u32..16, 1u32..1000, bell(), any::<u16>()).prop_map(|(power, lines, replies, region)| OpenChannel {
         entries: 1 << power,
         slot_bytes: lines * 64,
         replies,
+        region,
     })
 }
 

@@ -72,11 +72,15 @@ fn example(kind: Kind) -> Message {
         Kind::Goodbye => Message::Goodbye,
         Kind::Health => Message::Health,
         Kind::Cancel => Message::Cancel,
-        Kind::OpenChannel => {
-            Message::OpenChannel(OpenChannel { entries: 64, slot_bytes: 4096, replies: Bell::Futex })
-        }
+        Kind::OpenChannel => Message::OpenChannel(OpenChannel {
+            entries: 64,
+            slot_bytes: 4096,
+            replies: Bell::Futex,
+            region: 63,
+        }),
         Kind::RegisterRegion => Message::RegisterRegion(RegisterRegion { region: 2, length: 1 << 20 }),
         Kind::CloseRegion => Message::CloseRegion(CloseRegion { region: 2 }),
+        Kind::CommitRegion => Message::CommitRegion(CommitRegion { region: 2 }),
         Kind::OpenModel => Message::OpenModel(OpenModel {
             name: "digits".into(),
             version: NonZeroU64::new(2),

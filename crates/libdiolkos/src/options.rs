@@ -38,8 +38,8 @@ pub struct diolkos_options {
     /// How long to try to connect again when the connection is lost, in milliseconds, before requests fail. 0: 5000.
     /// DIOLKOS_NO_RECONNECT: not at all.
     pub reconnect_ms: u32,
-    /// Bytes of the first region of shared memory; more are made as they are needed. Only what is used takes memory.
-    /// 0: 64 MiB.
+    /// Bytes of the first region of shared memory, whose pages are made at once; more are made as they are needed, each as
+    /// large as all before it. 0: 1 MiB.
     pub region_bytes: u64,
     /// Name of this client in the daemon's log. NULL: the executable's.
     pub name: *const c_char,

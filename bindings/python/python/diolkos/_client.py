@@ -48,7 +48,7 @@ def connect(
     waiting: Waiting = "adaptive",
     private_memory: bool = False,
     in_flight: int = 64,
-    region_bytes: int = 64 << 20,
+    region_bytes: int = 1 << 20,
     reconnect: float = 5.0,
     name: str | None = None,
     tenant: str | None = None,
@@ -62,8 +62,8 @@ def connect(
         core.
     private_memory: keep tensors in this process's own memory and send them through the socket, as TCP always does.
     in_flight: how many requests can be under way at once; a power of two, at most 512.
-    region_bytes: size of the first region of shared memory, in bytes; more are made as they are needed. Only what is
-        used takes memory.
+    region_bytes: size of the first region of shared memory, in bytes, whose pages are made at once; more are made as
+        they are needed, each as large as all before it.
     reconnect: how long to try to connect again when the connection is lost, in seconds. Requests that were under way
         are sent again then (but see `Model.with_options`, `once`). 0: not at all.
     name: this client's name in the daemon's log; the program's by default.

@@ -46,7 +46,7 @@ def connect(
     waiting: Waiting = "adaptive",
     private_memory: bool = False,
     in_flight: int = 64,
-    region_bytes: int = 64 << 20,
+    region_bytes: int = 1 << 20,
     reconnect: float = 5.0,
     name: str | None = None,
     tenant: str | None = None,

@@ -19,12 +19,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use diolkos_shm::bell::Bell;
-use diolkos_shm::region::{Pages, Region};
 use diolkos_shm::spin::Spin;
 use diolkos_types::{Code, Status, TenantId};
 use diolkos_wire::{
-    Failed, Features, Hello, Infer, Limits, Message, OpenChannel, PREFACE, RegisterRegion, ResultPlace,
-    Welcome, choose_version, hello,
+    Extent, Failed, Features, Hello, Infer, Limits, Message, OpenChannel, PREFACE, RegisterRegion,
+    ResultPlace, Welcome, choose_version, hello,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -389,7 +388,7 @@ impl Conversation {
                 Err(status) => room.refuse(&status),
             },
             // At once, so that what the client sends next finds it done.
-            message @ (Message::CloseModel(_) | Message::CloseRegion(_)) => {
+            message @ (Message::CloseModel(_) | Message::CloseRegion(_) | Message::CommitRegion(_)) => {
                 room.send(&control::answer(&self.app, &self.session, message).await);
             }
             message => {
@@ -429,29 +428,26 @@ impl Conversation {
         ))
     }
 
-    /// Makes rings. Their pages are the daemon's where it is first to write, so its tenant is charged for all of them.
+    /// Makes rings, in a region of the client's.
     fn open_channel(&mut self, open: &OpenChannel) -> Result<(Message, Vec<OwnedFd>), Status> {
         self.check_shared_memory()?;
         if self.channel.is_some() {
             return Err(Status::invalid("this connection has its rings already; open another connection"));
         }
-        let &OpenChannel { entries, slot_bytes, replies } = open;
-        ring::check(entries, slot_bytes)?;
-        let opened = ring::lay_out(entries, slot_bytes, replies);
+        ring::check(open)?;
+        let opened = open.lay_out();
+        let segment = Extent { region: open.region, offset: 0, length: opened.segment_bytes };
+        let memory = self.session.regions.room(&segment)?.memory;
         let internal = |what: &str, error: &dyn std::fmt::Display| {
             Status::new(Code::Internal, format!("{what} for the channel: {error}"))
         };
-        let charge = self.session.client.charge_region(opened.segment_bytes)?;
-        // Lossless: a few dozen MiB.
-        let segment = Region::create(opened.segment_bytes as usize, Pages::Ordinary)
-            .map_err(|error| internal("no memory", &error))?;
         let bell = || Bell::event().map_err(|error| internal("no doorbell", &error));
         let cloned = |fd: std::os::fd::BorrowedFd<'_>| {
             fd.try_clone_to_owned().map_err(|error| internal("no descriptor", &error))
         };
         let Bell::Event(request_bell) = bell()? else { unreachable!("`Bell::event` makes an event") };
-        let mut descriptors = vec![cloned(segment.as_fd())?, cloned(request_bell.as_fd())?];
-        let reply_bell = match replies {
+        let mut descriptors = vec![cloned(request_bell.as_fd())?];
+        let reply_bell = match open.replies {
             diolkos_wire::Bell::Event => {
                 let event = bell()?;
                 let descriptor = event.descriptor().expect("an event has one");
@@ -461,9 +457,7 @@ impl Conversation {
             diolkos_wire::Bell::Futex => Bell::Futex,
             diolkos_wire::Bell::Polled => Bell::Polled,
         };
-        let memory = segment.mapping().clone();
-        let (lane, channel) =
-            ring::open(self.session.clone(), memory, charge, &opened, request_bell, reply_bell)?;
+        let (lane, channel) = ring::open(self.session.clone(), memory, &opened, request_bell, reply_bell)?;
         let number = self.front.next_channel();
         let spin = Spin::new(self.app.settings().channel.spin.get());
         let jobs = self.app.engine.devices().iter().map(|device| device.slots).sum();
@@ -478,7 +472,7 @@ impl Conversation {
         let prepared = self.flights.check_free(id).and_then(|()| {
             let results = match infer.results {
                 ResultPlace::Stream => None,
-                ResultPlace::Region(extent) => Some((extent.region, self.session.regions.piece(&extent)?)),
+                ResultPlace::Region(extent) => Some((extent.region, self.session.regions.room(&extent)?)),
             };
             let (request, opened) = self.session.request(infer, payload)?;
             Ok((request, opened, results))

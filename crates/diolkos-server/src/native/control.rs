@@ -40,6 +40,10 @@ async fn answer_or_fail(
             session.regions.close(close.region)?;
             one(Message::Done)
         }
+        Message::CommitRegion(commit) => {
+            session.regions.commit(commit.region).await?;
+            one(Message::Done)
+        }
         Message::Load(load) => {
             let call = LoadCall { name: load.name.into(), config: None, files: Vec::new() };
             repository::load(app, &session.client, call).await?;

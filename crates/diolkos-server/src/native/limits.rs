@@ -25,6 +25,9 @@ pub(super) const MESSAGE_UNCHARGED_BYTES: usize = 4 << 10;
 /// Regions of one connection.
 pub(super) const REGIONS_MAX: u16 = 64;
 
+/// Of a larger region the pages are counted on another thread: the kernel takes some 10 ns for each.
+pub(super) const COUNTED_HERE_BYTES_MAX: usize = 16 << 20;
+
 /// Entries of a ring, at least: one request at a time is a way to use it.
 pub(super) const RING_ENTRIES_MIN: u32 = 1;
 
@@ -34,7 +37,7 @@ pub(super) const RING_ENTRIES_MAX: u32 = 512;
 /// A message slot, at least: every failure fits, whose sentence has 1024 bytes at most.
 pub(super) const SLOT_BYTES_MIN: u32 = 2048;
 
-/// A message slot, at most: with all the slots there may be, 32 MiB that the daemon provides.
+/// A message slot, at most: with all the slots there may be, 32 MiB.
 pub(super) const SLOT_BYTES_MAX: u32 = 64 << 10;
 
 /// Bytes that are read from a socket at once, where more than a header is expected.

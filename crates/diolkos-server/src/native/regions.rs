@@ -3,6 +3,13 @@
 //!
 //! A region is a sealed memory file of the client's ([`diolkos_shm::region`] checks that), mapped here. Jobs hold the
 //! mapping for as long as they need it, so that closing a region, or the end of the client, waits for nobody.
+//!
+//! ```text
+//! register ──> pending: mapped, its descriptor kept ──commit: all its pages are there, for ever──> lent
+//! ```
+//!
+//! No page of a region that is lent is ever made by an access of ours, so none counts to the daemon, whatever the client
+//! does with the file afterwards. There is one pending region at a time, so that regions use up no descriptors.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -16,9 +23,10 @@ use diolkos_shm::segment::Segment as _;
 use diolkos_types::{Code, Status};
 use diolkos_wire::{Extent, Limits};
 
+use super::limits;
 use crate::metrics::Copied;
 
-/// A region, as the engine and backends see it: bytes that can be copied out.
+/// A region that is lent, as the engine and backends see it: bytes that can be copied out.
 pub(super) struct RegionMemory {
     mapping: Arc<Mapping>,
     copied: Arc<Copied>,
@@ -43,6 +51,11 @@ impl SharedMemory for RegionMemory {
 }
 
 impl RegionMemory {
+    /// For rings, which are words and not tensors.
+    pub(super) fn mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
+    }
+
     /// Copies into the region. The caller has checked that it is inside.
     pub(super) fn write(&self, offset: usize, from: &[u8]) {
         self.copied.outward(from.len());
@@ -70,7 +83,22 @@ pub(super) struct Regions {
 #[derive(Default)]
 struct Table {
     regions: HashMap<u16, Arc<RegionMemory>>,
+    pending: Option<Pending>,
+    /// Of all of them.
     bytes: u64,
+}
+
+/// A region that its client has to seal before anything is done with it.
+struct Pending {
+    number: u16,
+    region: Arc<Region>,
+    charge: Option<RegionCharge>,
+}
+
+impl Table {
+    fn pending(&self, number: u16) -> Option<&Pending> {
+        self.pending.as_ref().filter(|pending| pending.number == number)
+    }
 }
 
 impl Regions {
@@ -94,18 +122,22 @@ impl Regions {
         let Limits { regions_max, region_bytes_max, regions_bytes_max, .. } = self.limits;
         let region =
             Region::open(file, region_bytes_max).map_err(|error| Status::invalid(error.to_string()))?;
-        // The mapping stays; the descriptor is closed here, so that regions use up none.
-        let mapping = region.mapping().clone();
-        let bytes = mapping.len() as u64;
+        let bytes = region.mapping().len() as u64;
         if bytes != length {
             return Err(Status::invalid(format!(
                 "region {number} has {bytes} bytes, and {length} were announced"
             )));
         }
         let mut table = self.lock();
-        if table.regions.contains_key(&number) {
+        if table.regions.contains_key(&number) || table.pending(number).is_some() {
             return Err(Status::invalid(format!(
                 "region {number} is registered; close it, or take another number"
+            )));
+        }
+        if let Some(pending) = &table.pending {
+            return Err(Status::invalid(format!(
+                "region {} was registered and not committed; commit it, or close it, before the next one",
+                pending.number
             )));
         }
         if table.regions.len() >= usize::from(regions_max) {
@@ -122,7 +154,34 @@ impl Regions {
         }
         let charge = charge(bytes)?;
         table.bytes += bytes;
-        let memory = RegionMemory { mapping, copied: self.copied.clone(), _charge: charge };
+        table.pending = Some(Pending { number, region: Arc::new(region), charge });
+        Ok(())
+    }
+
+    /// Lends a region that is sealed and whole. The connection does one thing at a time, so that the region is still
+    /// pending when it was looked at.
+    pub(super) async fn commit(&self, number: u16) -> Result<(), Status> {
+        let region = {
+            let table = self.lock();
+            if table.regions.contains_key(&number) {
+                return Ok(());
+            }
+            table.pending(number).ok_or_else(|| no_such_region(number))?.region.clone()
+        };
+        let whole = if region.mapping().len() <= limits::COUNTED_HERE_BYTES_MAX {
+            region.check_whole()
+        } else {
+            let looked = tokio::task::spawn_blocking(move || region.check_whole()).await;
+            looked.map_err(|error| Status::new(Code::Internal, format!("looking at a region: {error}")))?
+        };
+        // It stays pending then, so that its client can see to it and try again.
+        whole.map_err(|error| Status::invalid(format!("region {number}: {error}")))?;
+        let mut table = self.lock();
+        let pending = table.pending.take_if(|pending| pending.number == number);
+        let Pending { region, charge, .. } = pending.ok_or_else(|| no_such_region(number))?;
+        // The mapping stays; the descriptor is closed here.
+        let memory =
+            RegionMemory { mapping: region.mapping().clone(), copied: self.copied.clone(), _charge: charge };
         table.regions.insert(number, Arc::new(memory));
         Ok(())
     }
@@ -130,15 +189,18 @@ impl Regions {
     /// Forgets a region. Requests that use it go on.
     pub(super) fn close(&self, number: u16) -> Result<(), Status> {
         let mut table = self.lock();
-        let region = table.regions.remove(&number).ok_or_else(|| no_such_region(number))?;
-        table.bytes -= region.len() as u64;
+        let bytes = match table.pending.take_if(|pending| pending.number == number) {
+            Some(pending) => pending.region.mapping().len(),
+            None => table.regions.remove(&number).ok_or_else(|| no_such_region(number))?.len(),
+        };
+        table.bytes -= bytes as u64;
         Ok(())
     }
 
     /// A piece of a region, checked to lie inside.
     pub(super) fn piece(&self, extent: &Extent) -> Result<Piece, Status> {
         let &Extent { region, offset, length } = extent;
-        let memory = self.lock().regions.get(&region).cloned().ok_or_else(|| no_such_region(region))?;
+        let memory = self.lent(region)?;
         let size = memory.len();
         if !extent.lies_within(size as u64) {
             return Err(Status::invalid(format!(
@@ -147,6 +209,28 @@ impl Regions {
         }
         // Lossless: both are at most the size of a mapping.
         Ok(Piece { memory, offset: offset as usize, length: length as usize })
+    }
+
+    fn lent(&self, number: u16) -> Result<Arc<RegionMemory>, Status> {
+        let table = self.lock();
+        table.regions.get(&number).cloned().ok_or_else(|| match table.pending(number) {
+            Some(_) => Status::invalid(format!(
+                "region {number} is registered and not committed; seal it (F_SEAL_FUTURE_WRITE) and send `CommitRegion`"
+            )),
+            None => no_such_region(number),
+        })
+    }
+
+    /// A piece of a region that may be written.
+    pub(super) fn room(&self, extent: &Extent) -> Result<Piece, Status> {
+        let piece = self.piece(extent)?;
+        if piece.memory.mapping.is_writable() {
+            return Ok(piece);
+        }
+        Err(Status::invalid(format!(
+            "region {} was sealed against writing before it was registered: inputs may lie in it, and nothing else",
+            extent.region
+        )))
     }
 
     /// The payload of an input.
@@ -164,12 +248,13 @@ fn no_such_region(number: u16) -> Status {
 mod tests {
     use std::os::fd::AsFd as _;
 
-    use diolkos_shm::region::Pages;
+    use diolkos_shm::region::{Pages, seal_writes};
 
     use super::*;
 
     fn file(len: usize) -> (Region, OwnedFd) {
         let region = Region::create(len, Pages::Ordinary).unwrap();
+        region.populate().unwrap();
         let file = region.as_fd().try_clone_to_owned().unwrap();
         (region, file)
     }
@@ -182,33 +267,83 @@ mod tests {
         Limits { regions_max: 2, region_bytes_max: 8192, regions_bytes_max: 12_288, ..Limits::default() }
     }
 
-    #[test]
-    fn numbers_sizes_and_sums_have_bounds() {
+    /// Commits a region that its owner sealed.
+    async fn lend(regions: &Regions, number: u16, len: usize) -> Result<Region, Status> {
+        let (ours, file) = file(len);
+        regions.register(number, len as u64, file, free)?;
+        seal_writes(&ours).unwrap();
+        regions.commit(number).await?;
+        Ok(ours)
+    }
+
+    #[tokio::test]
+    async fn numbers_sizes_and_sums_have_bounds() {
         let regions = Regions::new(limits(), Arc::default());
         let refused = |number, announced, len| {
             let error = regions.register(number, announced, file(len).1, free).unwrap_err();
             error.message().to_owned()
         };
-        regions.register(7, 8192, file(8192).1, free).unwrap();
+        lend(&regions, 7, 8192).await.unwrap();
         assert!(refused(7, 4096, 4096).contains("region 7 is registered"));
         assert!(refused(1, 4096, 8192).contains("has 8192 bytes, and 4096 were announced"));
         assert!(refused(1, 8193, 8193).contains("between 1 and 8192"));
         assert!(refused(1, 8192, 8192).contains("8192 of 12288 are taken"));
-        regions.register(1, 4096, file(4096).1, free).unwrap();
+        lend(&regions, 1, 4096).await.unwrap();
         assert!(refused(2, 1, 1).contains("2 regions are registered"));
         regions.close(7).unwrap();
         assert_eq!(regions.close(7).unwrap_err().code(), Code::NotFound);
         regions.register(2, 8192, file(8192).1, free).unwrap();
+        assert!(refused(2, 1, 1).contains("region 2 is registered"));
+        assert!(refused(3, 1, 1).contains("region 2 was registered and not committed"));
+        regions.close(2).unwrap();
         let unsealed = std::fs::File::open("/proc/self/exe").unwrap();
         let error = regions.register(3, 1, unsealed.into(), free).unwrap_err();
         assert!(error.message().contains("F_SEAL_SHRINK"), "{error}");
     }
 
-    #[test]
-    fn pieces_lie_inside_and_outlive_their_region() {
+    #[tokio::test]
+    async fn what_is_not_sealed_and_whole_is_not_lent() {
         let regions = Regions::new(limits(), Arc::default());
-        let (ours, file) = file(4096);
-        regions.register(0, 4096, file, free).unwrap();
+        let ours = Region::create(8192, Pages::Ordinary).unwrap();
+        regions.register(0, 8192, ours.as_fd().try_clone_to_owned().unwrap(), free).unwrap();
+        let extent = Extent { region: 0, offset: 0, length: 1 };
+        let refused = |error: Status| error.message().to_owned();
+        assert!(refused(regions.buffer(&extent).unwrap_err()).contains("is registered and not committed"));
+        assert!(refused(regions.commit(0).await.unwrap_err()).contains("add F_SEAL_FUTURE_WRITE"));
+        assert_eq!(regions.commit(1).await.unwrap_err().code(), Code::NotFound);
+        ours.mapping().write(0, &[1]);
+        seal_writes(&ours).unwrap();
+        if diolkos_shm::presence::can_tell() {
+            assert!(refused(regions.commit(0).await.unwrap_err()).contains("1 of the memory file's 2 pages"));
+        } else {
+            eprintln!("NOT TESTED: this kernel does not tell which pages there are");
+        }
+        // Its owner has the mapping, and can make them still.
+        ours.populate().unwrap();
+        regions.commit(0).await.unwrap();
+        regions.commit(0).await.unwrap();
+        assert_eq!(&regions.buffer(&extent).unwrap().to_private()[..], &[1]);
+    }
+
+    #[tokio::test]
+    async fn a_region_of_an_earlier_connection_is_for_inputs() {
+        let (first, second) =
+            (Regions::new(limits(), Arc::default()), Regions::new(limits(), Arc::default()));
+        let ours = lend(&first, 0, 4096).await.unwrap();
+        let extent = Extent { region: 0, offset: 0, length: 4 };
+        first.room(&extent).unwrap();
+        second.register(0, 4096, ours.as_fd().try_clone_to_owned().unwrap(), free).unwrap();
+        second.commit(0).await.unwrap();
+        ours.mapping().write(0, &[1, 2, 3, 4]);
+        assert_eq!(&second.buffer(&extent).unwrap().to_private()[..], &[1, 2, 3, 4]);
+        let error = second.room(&extent).err().unwrap();
+        assert!(error.message().contains("region 0 was sealed against writing before"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn pieces_lie_inside_and_outlive_their_region() {
+        let regions = Regions::new(limits(), Arc::default());
+        let ours = lend(&regions, 0, 4096).await.unwrap();
         ours.mapping().write(4090, &[1, 2, 3, 4, 5, 6]);
         let extent = |offset, length| Extent { region: 0, offset, length };
         let buffer = regions.buffer(&extent(4091, 5)).unwrap();

@@ -22,21 +22,21 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use diolkos_engine::{Here, Offer, RegionCharge, Reply, ReplySink, Ticket};
+use diolkos_engine::{Here, Offer, Reply, ReplySink, Ticket};
 use diolkos_shm::bell::Bell;
 use diolkos_shm::mapping::Mapping;
 use diolkos_shm::ring::{Consumer, Layout, Producer, PushError};
 use diolkos_shm::segment::Segment as _;
 use diolkos_types::{Code, Signature, Status};
 use diolkos_wire::{
-    ChannelOpened, EntryBody, Failed, Infer, Inferred, InlineBody, Kind, Message, Part, ResultPlace,
-    RingEntry, SlotsPlace,
+    ChannelOpened, EntryBody, Failed, Infer, Inferred, InlineBody, Kind, Message, OpenChannel, Part,
+    ResultPlace, RingEntry, SlotsPlace,
 };
 use tokio::sync::Notify;
 
 use super::limits;
 use super::poller::{Broken, Channel, Taken};
-use super::regions::Piece;
+use super::regions::{Piece, RegionMemory};
 use super::session::{NativeSession, place_outputs, positions, timing_of};
 
 /// What the poll thread, the threads of devices and the connection share of one pair of rings.
@@ -52,8 +52,8 @@ pub(super) struct Lane {
     broken: AtomicBool,
     /// Tells the connection that something ended: the lane, or the last request of one that drains.
     pub(super) changed: Notify,
-    /// Its tenant is charged for the memory until the last one lets go.
-    _charge: RegionCharge,
+    /// Its tenant is charged for the region until the last one lets go.
+    _region: Arc<RegionMemory>,
 }
 
 /// A request that was not answered yet.
@@ -193,15 +193,15 @@ pub(super) struct RingChannel {
     body: Vec<u8>,
 }
 
-/// Makes the two sides of a lane over a segment that is laid out as `opened` says.
+/// Makes the two sides of a lane over a region that is laid out as `opened` says.
 pub(super) fn open(
     session: Arc<NativeSession>,
-    memory: Arc<Mapping>,
-    charge: RegionCharge,
+    region: Arc<RegionMemory>,
     opened: &ChannelOpened,
     request_bell: OwnedFd,
     reply_bell: Bell,
 ) -> Result<(Arc<Lane>, RingChannel), Status> {
+    let memory = region.mapping().clone();
     let wrong = |error: diolkos_shm::ring::LayoutError| Status::new(Code::Internal, error.to_string());
     let layout = |place: &diolkos_wire::RingPlace| {
         // Lossless: the place was laid out in a mapping.
@@ -220,7 +220,7 @@ pub(super) fn open(
         draining: AtomicBool::new(false),
         broken: AtomicBool::new(false),
         changed: Notify::new(),
-        _charge: charge,
+        _region: region,
     });
     let body = vec![0; opened.slots.bytes as usize];
     Ok((lane.clone(), RingChannel { lane, requests, bell: request_bell, body }))
@@ -332,7 +332,7 @@ impl RingChannel {
         let results = match infer.results {
             ResultPlace::Stream => Ok(None),
             ResultPlace::Region(extent) => {
-                lane.session.regions.piece(&extent).map(|piece| Some((extent.region, piece)))
+                lane.session.regions.room(&extent).map(|piece| Some((extent.region, piece)))
             }
         };
         let prepared = results.and_then(|results| Ok((lane.session.request(infer, &Bytes::new())?, results)));
@@ -434,25 +434,9 @@ fn nowhere(
     }
 }
 
-/// How a segment is laid out: rings first, then slots, one for each entry. The ring of requests has twice as many entries, so
-/// that each request can be cancelled as well.
-pub(super) fn lay_out(entries: u32, slot_bytes: u32, replies: diolkos_wire::Bell) -> ChannelOpened {
-    use diolkos_wire::layout::{RING_ALIGN, SLOT_ALIGN};
-    let submissions = diolkos_wire::RingPlace { offset: 0, entries: 2 * entries };
-    let offset = submissions.bytes().next_multiple_of(RING_ALIGN);
-    let completions = diolkos_wire::RingPlace { offset, entries };
-    let slots = SlotsPlace {
-        offset: (completions.offset + completions.bytes()).next_multiple_of(SLOT_ALIGN),
-        count: entries,
-        bytes: slot_bytes,
-    };
-    let segment_bytes = slots.offset + u64::from(entries) * u64::from(slot_bytes);
-    let requests = diolkos_wire::Bell::Event;
-    ChannelOpened { segment_bytes, submissions, completions, slots, requests, replies }
-}
-
 /// Refuses a channel that is larger or smaller than there may be.
-pub(super) fn check(entries: u32, slot_bytes: u32) -> Result<(), Status> {
+pub(super) fn check(open: &OpenChannel) -> Result<(), Status> {
+    let &OpenChannel { entries, slot_bytes, .. } = open;
     let (least, most) = (limits::RING_ENTRIES_MIN, limits::RING_ENTRIES_MAX);
     if !(least..=most).contains(&entries) {
         return Err(Status::invalid(format!(
@@ -472,16 +456,23 @@ pub(super) fn check(entries: u32, slot_bytes: u32) -> Result<(), Status> {
 mod tests {
     use super::*;
 
+    fn open(entries: u32, slot_bytes: u32) -> OpenChannel {
+        OpenChannel { entries, slot_bytes, replies: diolkos_wire::Bell::Futex, region: 0 }
+    }
+
     #[test]
     fn every_layout_that_may_be_is_sound() {
         for entries in [1, 2, 256, limits::RING_ENTRIES_MAX] {
             for slot_bytes in [limits::SLOT_BYTES_MIN, limits::SLOT_BYTES_MAX] {
-                check(entries, slot_bytes).unwrap();
-                let opened = lay_out(entries, slot_bytes, diolkos_wire::Bell::Futex);
+                let open = open(entries, slot_bytes);
+                check(&open).unwrap();
+                let opened = open.lay_out();
                 opened.check().unwrap();
                 assert!(opened.segment_bytes <= 64 << 20);
             }
         }
-        assert!(check(0, 4096).is_err() && check(1024, 4096).is_err() && check(2, 64).is_err());
+        for (entries, slot_bytes) in [(0, 4096), (1024, 4096), (2, 64)] {
+            check(&open(entries, slot_bytes)).unwrap_err();
+        }
     }
 }

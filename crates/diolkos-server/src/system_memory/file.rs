@@ -25,6 +25,8 @@ const TMPFS: u64 = 0x0102_1994;
 pub(super) struct Opened {
     pub(super) file: OwnedFd,
     pub(super) bytes: u64,
+    /// Device and number: what it is, whatever it is called.
+    pub(super) number: (u64, u64),
 }
 
 /// Why there is none.
@@ -88,7 +90,7 @@ pub(super) fn open(directory: &Path, name: &str, uid: u32) -> Result<Opened, Ope
         return Err(OpenError::NotThere);
     }
     let bytes = u64::try_from(stat.st_size).map_err(|_| OpenError::NotThere)?;
-    Ok(Opened { file, bytes })
+    Ok(Opened { file, bytes, number: (stat.st_dev, stat.st_ino) })
 }
 
 /// With a second name, or with none, it is not what its key says.

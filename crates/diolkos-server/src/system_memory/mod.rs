@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `file` | from a key to a file that this peer may use |
 //! | `region` | copying in and out of a file that may shrink meanwhile |
+//! | `left` | what goes on counting when a region is gone, because the daemon made its pages |
 //! | `table` | regions by name |
 //! | `owner` | whose tables there are, and how much they hold |
 //! | `mounts` | whether a process has our shared memory at all |
@@ -23,9 +24,11 @@
 //! * A user is served its own files only, and a peer whose user is not known none. A process that the transport names
 //!   must have the directory among its own mounts as well.
 //! * Nothing is mapped. Bytes are copied once, charged to the memory of bodies, before anything looks at them.
-//! * A region's file is closed when it is unregistered and no request uses it any more.
+//! * A region's file is closed when it is unregistered and no request uses it any more; one that outputs were written to, when
+//!   nobody else has it.
 
 mod file;
+mod left;
 mod limits;
 mod mounts;
 mod owner;

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! (tenant, uid) ──> owner: regions and bytes in all its tables ──> the table that its connections share
-//!                   └── lives as long as one of its tables, and a table as long as a session or a linger
+//!                   └── lives as long as one of its tables, and a table as long as a session or a linger;
+//!                       and as long as something is left of its regions
 //! ```
 
 use std::collections::HashMap;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use diolkos_types::{Code, Status, TenantId};
 use rustix::process::{Resource, getrlimit};
 
+use super::left::Leavings;
 use super::limits::{FILES_SHARE, REGIONS_MAX, REGIONS_PER_OWNER_MAX};
 use super::table::Table;
 use crate::limits::REFUSE_RETRY_SECONDS;
@@ -28,6 +30,7 @@ struct Sum {
 #[derive(Debug)]
 pub(super) struct Owner {
     sum: Mutex<Sum>,
+    leavings: Mutex<Leavings>,
     bytes_max: u64,
     all: Arc<All>,
 }
@@ -52,32 +55,21 @@ pub(super) struct Slot {
 }
 
 impl Owner {
+    pub(super) fn leavings(&self) -> MutexGuard<'_, Leavings> {
+        lock(&self.leavings)
+    }
+
     /// Room for a region of so many bytes.
     pub(super) fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Slot, Status> {
-        if bytes > self.bytes_max {
-            return Err(Status::new(
-                Code::TooLarge,
-                format!(
-                    "the region has {bytes} bytes, and {} are possible (`shared_memory.bytes_max`)",
-                    self.bytes_max
-                ),
-            ));
-        }
+        let hint = self.hint();
         let mut sum = lock(&self.sum);
         if sum.regions >= REGIONS_PER_OWNER_MAX {
             return Err(full(format!(
-                "your user has {} regions, as many as are possible; unregister some",
+                "your user has {} regions, as many as are possible; unregister some{hint}",
                 sum.regions
             )));
         }
-        let together = sum.bytes.checked_add(bytes).filter(|&together| together <= self.bytes_max);
-        let Some(together) = together else {
-            return Err(full(format!(
-                "your user's regions have {} bytes, {bytes} more are wanted, and {} are possible \
-                 (`shared_memory.bytes_max`); unregister some",
-                sum.bytes, self.bytes_max
-            )));
-        };
+        let together = self.together(sum.bytes, bytes, &hint)?;
         {
             let mut all = lock(&self.all.regions);
             if *all >= self.all.regions_max {
@@ -88,10 +80,56 @@ impl Owner {
         *sum = Sum { regions: sum.regions + 1, bytes: together };
         Ok(Slot { owner: self.clone(), bytes })
     }
+
+    /// What all regions have with one more.
+    fn together(&self, others: u64, bytes: u64, hint: &str) -> Result<u64, Status> {
+        if bytes > self.bytes_max {
+            return Err(Status::new(
+                Code::TooLarge,
+                format!(
+                    "the region has {bytes} bytes, and {} are possible (`shared_memory.bytes_max`)",
+                    self.bytes_max
+                ),
+            ));
+        }
+        others.checked_add(bytes).filter(|&together| together <= self.bytes_max).ok_or_else(|| {
+            full(format!(
+                "your user's regions have {others} bytes, {bytes} more are wanted, and {} are possible \
+                 (`shared_memory.bytes_max`); unregister some{hint}",
+                self.bytes_max
+            ))
+        })
+    }
+
+    /// What counts beside the regions that there are.
+    fn hint(&self) -> String {
+        match self.leavings().sum() {
+            (0, _) => String::new(),
+            (files, bytes) => format!(
+                "; {files} with {bytes} bytes are not registered any more, but outputs were written to their files, and these \
+                 are still there: remove them (shm_unlink)"
+            ),
+        }
+    }
 }
 
 fn full(message: String) -> Status {
     Status::busy(message, Duration::from_secs(REFUSE_RETRY_SECONDS))
+}
+
+impl Slot {
+    pub(super) fn owner(&self) -> &Arc<Owner> {
+        &self.owner
+    }
+
+    /// Room for a region of another size instead.
+    pub(super) fn resize(&mut self, bytes: u64) -> Result<(), Status> {
+        let hint = self.owner.hint();
+        let mut sum = lock(&self.owner.sum);
+        sum.bytes = self.owner.together(sum.bytes - self.bytes, bytes, &hint)?;
+        self.bytes = bytes;
+        Ok(())
+    }
 }
 
 impl Drop for Slot {
@@ -138,7 +176,12 @@ impl Owners {
             return table;
         }
         let owner = entry.owner.upgrade().unwrap_or_else(|| {
-            Arc::new(Owner { sum: Mutex::default(), bytes_max: self.bytes_max, all: self.all.clone() })
+            Arc::new(Owner {
+                sum: Mutex::default(),
+                leavings: Mutex::default(),
+                bytes_max: self.bytes_max,
+                all: self.all.clone(),
+            })
         });
         entry.owner = Arc::downgrade(&owner);
         let table = Arc::new(Table::new(owner));
@@ -148,10 +191,18 @@ impl Owners {
         table
     }
 
-    /// Users who have a table.
+    /// Users who have a table, or left something.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         lock(&self.known).values().filter(|known| known.owner.strong_count() > 0).count()
+    }
+}
+
+impl Drop for Owners {
+    fn drop(&mut self) {
+        // What is left of an owner's regions keeps it.
+        let owners: Vec<_> = lock(&self.known).values().filter_map(|known| known.owner.upgrade()).collect();
+        owners.iter().for_each(|owner| owner.forget());
     }
 }
 

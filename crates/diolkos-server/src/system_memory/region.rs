@@ -8,11 +8,10 @@ use std::sync::Arc;
 
 use diolkos_backend::Buffer;
 use diolkos_types::{Code, Status};
-use rustix::fd::OwnedFd;
 use rustix::fs::fstat;
 use rustix::io::{Errno, pread, pwrite};
 
-use super::owner::Slot;
+use super::left::Held;
 use super::shown;
 
 /// A registered region. Closed when nobody uses it any more.
@@ -24,8 +23,7 @@ pub(super) struct Region {
     pub(super) offset: u64,
     /// Its size. Offset and size together lay within the file when it was registered.
     pub(super) bytes: u64,
-    pub(super) file: OwnedFd,
-    pub(super) _slot: Slot,
+    pub(super) held: Held,
 }
 
 /// A part of a region.
@@ -54,7 +52,7 @@ impl Region {
     }
 
     fn has_shrunk(&self) -> Status {
-        let now = fstat(&self.file).map_or(0, |stat| stat.st_size);
+        let now = fstat(self.held.file()).map_or(0, |stat| stat.st_size);
         Status::invalid(format!(
             "region `{}` has shrunk: it goes from byte {} to byte {} of `{}`, which has {now} bytes now; unregister it \
              and register what there is",
@@ -94,7 +92,7 @@ impl Piece {
         let mut data = vec![0; self.bytes];
         let mut done = 0;
         while done < data.len() {
-            match pread(&self.region.file, &mut data[done..], self.at + done as u64) {
+            match pread(self.region.held.file(), &mut data[done..], self.at + done as u64) {
                 Ok(0) => return Err(self.region.has_shrunk()),
                 Ok(count) => done += count,
                 Err(Errno::INTR) => {}
@@ -107,16 +105,18 @@ impl Piece {
     /// Writes to its beginning; `data` is no longer than the piece.
     pub(super) fn write(&self, data: &Buffer) -> Result<(), Status> {
         debug_assert!(data.len() <= self.bytes, "whoever calls this compared them");
-        let size = fstat(&self.region.file).map_err(|errno| self.region.failed("looking at", errno))?.st_size;
+        let size =
+            fstat(self.region.held.file()).map_err(|errno| self.region.failed("looking at", errno))?.st_size;
         // Writing behind its end would make it grow again.
         if u64::try_from(size).is_ok_and(|size| size < self.at + data.len() as u64) {
             return Err(self.region.has_shrunk());
         }
+        self.region.held.will_be_written();
         let mut at = self.at;
         for part in data.to_private_pieces() {
             let mut left = &part[..];
             while !left.is_empty() {
-                match pwrite(&self.region.file, left, at) {
+                match pwrite(self.region.held.file(), left, at) {
                     Ok(0) => return Err(self.region.failed("writing", Errno::NOSPC)),
                     Ok(count) => {
                         left = &left[count..];

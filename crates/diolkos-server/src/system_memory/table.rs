@@ -10,6 +10,7 @@ use diolkos_types::{Code, Status};
 use rustix::process::{Resource, getrlimit};
 
 use super::file::{self, Opened};
+use super::left::Span;
 use super::limits::{NAME_BYTES_MAX, REGIONS_PER_TABLE_MAX};
 use super::owner::Owner;
 use super::region::Region;
@@ -43,8 +44,7 @@ impl Table {
         let Registration { name, key, offset, bytes } = wanted;
         let file_name = check(wanted)?;
         self.has_room_for(&self.lock(), name)?;
-        let slot = self.owner.reserve(*bytes)?;
-        let Opened { file, bytes: there } =
+        let Opened { file, bytes: there, number } =
             file::open(directory, file_name, uid).map_err(|error| file::refusal(error, name, key))?;
         let end = offset.checked_add(*bytes).filter(|&end| end <= there);
         let Some(end) = end else {
@@ -61,13 +61,14 @@ impl Table {
                 format!("region `{}` ends at byte {end}, behind where this daemon may write", shown(name)),
             ));
         }
+        let span = Span { file: number, start: *offset, end };
+        let held = self.owner.hold(file, span)?;
         let region = Region {
             name: name.as_str().into(),
             key: key.as_str().into(),
             offset: *offset,
             bytes: *bytes,
-            file,
-            _slot: slot,
+            held,
         };
         let mut regions = self.lock();
         // Another request may have been faster.

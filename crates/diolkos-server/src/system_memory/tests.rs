@@ -390,3 +390,79 @@ async fn connections_of_a_user_share_a_table_that_stays_for_a_while() {
     drop(fourth);
     assert_eq!(fixture.memory.owners.len(), 0, "without a linger it ends at once");
 }
+
+/// Waits for what is looked at from time to time.
+async fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{what} did not come about");
+}
+
+#[tokio::test]
+async fn what_outputs_were_written_to_counts_until_it_is_gone() {
+    let fixture = Fixture::with(8192, 1 << 20);
+    fixture.file("read", &[0; 8192]);
+    fixture.file("k", &[0; 8192]);
+    let session = fixture.ours();
+    // What is only read is done with when it is unregistered.
+    session.register(wanted("r", "/read", 0, 8192)).await.unwrap();
+    read(&session, at("r", 0, 1)).await.unwrap();
+    session.unregister(None).await.unwrap();
+    session.register(wanted("r", "/k", 0, 8192)).await.unwrap();
+    write(&session, at("r", 0, 100), b"y").await.unwrap();
+    session.unregister(None).await.unwrap();
+    let refused = async || message(session.register(wanted("other", "/read", 0, 1)).await);
+    let told = refused().await;
+    assert!(
+        told.contains("8192 bytes, 1 more") && told.contains("1 with 8192 bytes are not registered"),
+        "{told}"
+    );
+    // The same again takes its place, of another size as well, and too large a one leaves it where it is.
+    session.register(wanted("same", "/k", 0, 8192)).await.unwrap();
+    session.unregister(None).await.unwrap();
+    assert!(refused().await.contains("1 with 8192 bytes"));
+    fs::write(fixture.path("k"), vec![1; 8193]).unwrap();
+    assert!(message(session.register(wanted("same", "/k", 0, 8193)).await).contains("8193 bytes, and 8192"));
+    assert!(refused().await.contains("1 with 8192 bytes"));
+    // Its name is not all.
+    let theirs = fs::File::open(fixture.path("k")).unwrap();
+    fs::remove_file(fixture.path("k")).unwrap();
+    assert!(refused().await.contains("1 with 8192 bytes"));
+    drop(theirs);
+    session.register(wanted("other", "/read", 0, 1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_left_goes_without_being_asked_for_and_is_emptied() {
+    let fixture = Fixture::new();
+    fixture.file("k", &[7; 8192]);
+    let session = fixture.ours();
+    session.register(wanted("r", "/k", 0, 8192)).await.unwrap();
+    write(&session, at("r", 0, 100), b"y").await.unwrap();
+    // Whoever has its path only could open it again, and keep what we wrote.
+    let flags = rustix::fs::OFlags::PATH;
+    let path = rustix::fs::open(fixture.path("k"), flags, rustix::fs::Mode::empty()).unwrap();
+    fs::remove_file(fixture.path("k")).unwrap();
+    drop(session);
+    let size = || rustix::fs::fstat(&path).unwrap().st_size;
+    assert_eq!(size(), 8192);
+    eventually("an empty file", || size() == 0).await;
+    eventually("the end of its owner", || fixture.memory.owners.len() == 0).await;
+}
+
+#[tokio::test]
+async fn a_file_that_its_client_emptied_is_done_with() {
+    let fixture = Fixture::with(8192, 1 << 20);
+    fixture.file("k", &[7; 8192]);
+    let session = fixture.ours();
+    session.register(wanted("r", "/k", 0, 8192)).await.unwrap();
+    write(&session, at("r", 0, 100), b"y").await.unwrap();
+    session.unregister(None).await.unwrap();
+    fixture.file("k", b"");
+    fixture.file("other", &[7; 8192]);
+    session.register(wanted("r", "/other", 0, 8192)).await.unwrap();
+}

@@ -4,9 +4,9 @@
 
 use diolkos_types::{Code, DataType, HandleId, Shape};
 use diolkos_wire::{
-    Bell, CloseModel, CloseRegion, Extent, Features, HEADER_BYTES, Header, Hello, Infer, Kind, Limits, Load,
-    Message, OpenChannel, OpenModel, PREFACE, Part, Place, RegisterRegion, ResultPlace, Stats, TensorRef,
-    Token, Unload, VERSION, encode_frame,
+    Bell, CloseModel, CloseRegion, CommitRegion, Extent, Features, HEADER_BYTES, Header, Hello, Infer, Kind,
+    Limits, Load, Message, OpenChannel, OpenModel, PREFACE, Part, Place, RegisterRegion, ResultPlace, Stats,
+    TensorRef, Token, Unload, VERSION, encode_frame,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -119,6 +119,7 @@ fn requests(name: &str, numbers: &Numbers, own: HandleId) -> Vec<(Message, &'sta
         (infer(own, stream, ResultPlace::Region(extent)), &[1, 2]),
         (Message::CloseModel(CloseModel { handle }), &[]),
         (Message::CloseRegion(CloseRegion { region }), &[]),
+        (Message::CommitRegion(CommitRegion { region }), &[]),
         // Without a descriptor.
         (Message::RegisterRegion(RegisterRegion { region, length: 4096 }), &[]),
     ]
@@ -151,7 +152,7 @@ async fn nothing_of_another_tenant_shows_in_the_native_channel_and_nothing_chang
                 assert!(told.starts_with("[Failed"), "{door:?}: {about_secret:?}: {told}");
                 tried.push(about_secret.kind());
             }
-            let rings = OpenChannel { entries: 8, slot_bytes: 4096, replies: Bell::Event };
+            let rings = OpenChannel { entries: 8, slot_bytes: 4096, replies: Bell::Event, region: 3 };
             let nameless = [
                 Message::List,
                 Message::Stats(Stats { name: "".into() }),

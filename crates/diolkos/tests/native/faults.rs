@@ -35,6 +35,39 @@ fn a_client_goes_on_when_the_daemon_was_restarted() {
     }
 }
 
+/// Mappings of memory files in this process, which has the daemon in it.
+fn mapped_regions() -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    maps.lines().filter(|line| line.contains("memfd:diolkos")).count()
+}
+
+/// A daemon writes only into what was made for its connection; what earlier ones left can be read and sent.
+#[test]
+fn tensors_outlive_their_connection_and_regions_do_not_pile_up() {
+    let mut fixture = Fixture::start("");
+    let client = fixture.client();
+    let echo = client.open("echo").unwrap();
+    let mut input = client.tensor::<u32>(&[1000]).unwrap();
+    input.fill(7);
+    let mut tensor = AnyTensor::from(input);
+    let mut replies = Vec::new();
+    let mut mapped = Vec::new();
+    for _ in 0..5 {
+        // The input lies in the first region for ever, and the outputs in new ones.
+        let reply = echo.infer([("data", tensor)]).unwrap();
+        assert!(client.shares_memory());
+        assert_eq!(reply.output(0).unwrap().values::<u32>().unwrap(), [7; 1000]);
+        mapped.push(mapped_regions());
+        fixture = fixture.restart();
+        assert_eq!(reply.output(0).unwrap().values::<u32>().unwrap(), [7; 1000], "it is still there");
+        replies = reply.outputs().to_vec();
+        tensor = reply.into_inputs().remove(0);
+    }
+    assert_eq!(replies.len(), 1);
+    // Two on each side, and the rings; a daemon that is just gone may have some.
+    assert!(mapped[4] <= mapped[1] + 2, "{mapped:?}");
+}
+
 #[test]
 fn without_reconnecting_the_loss_is_told() {
     let mut fixture = Fixture::start("");

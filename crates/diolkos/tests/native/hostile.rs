@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use diolkos_client::types::{Code, DataType, Shape};
 use diolkos_client::{AnyTensor, Client};
+use diolkos_shm::region::{Pages, Region, seal_writes};
 use diolkos_shm::segment::Segment as _;
 use diolkos_wire::{
-    CloseRegion, Extent, Infer, Kind, Limits, Message, OpenChannel, PREFACE, Place, ResultPlace, TensorRef,
+    CloseRegion, CommitRegion, Extent, Infer, Kind, Limits, Message, OpenChannel, PREFACE, Place,
+    ResultPlace, TensorRef,
 };
 
-use crate::raw::{HEAD, Raw, SLEEPING, TAIL, hello, receive, send};
+use crate::raw::{HEAD, Raw, SLEEPING, TAIL, commit, hello, receive, register, send};
 use crate::support::{Fixture, eventually};
 
 const NONE: [(&str, AnyTensor); 0] = [];
@@ -226,6 +228,56 @@ fn a_region_that_is_closed_lives_as_long_as_the_jobs_that_use_it() {
     assert_eq!(Kind::from_number(raw.take().unwrap().kind), Some(Kind::Failed));
 }
 
+/// A region whose pages the daemon would have to make, or could be made to make, is not used at all; see
+/// `tests/clients/memory.py` for what would come of it.
+#[test]
+fn a_region_with_holes_is_for_nothing() {
+    let fixture = Fixture::start("");
+    let mut raw = Raw::new(&fixture.socket, 4);
+    let echo = raw.open("echo");
+    let region = Region::create(64 << 10, Pages::Ordinary).unwrap();
+    register(&raw.stream, 1, &region);
+    let extent = |offset| Extent { region: 1, offset, length: 64 };
+    let shape = Shape::new(&[64]).unwrap();
+    let input = TensorRef { index: 0, data_type: DataType::Uint8, shape, place: Place::Region(extent(0)) };
+    let infer = Infer { inputs: vec![input], results: ResultPlace::Region(extent(4096)), ..Infer::new(echo) };
+    let infer = Message::Infer(infer);
+    let refused = |raw: &mut Raw, id: u64, why: &str| {
+        // By ring and by stream.
+        let entry = raw.entry_of(id, &infer);
+        raw.put(&entry);
+        assert_eq!(Kind::from_number(raw.take().unwrap().kind), Some(Kind::Failed));
+        send(&raw.stream, id, &infer, &[]);
+        let (_, Message::Failed(failed)) = receive(&raw.stream, &mut Vec::new()) else { panic!("{why}") };
+        assert!(failed.code == Code::InvalidArgument && failed.message.contains(why), "{}", failed.message);
+    };
+    refused(&mut raw, 4, "is registered and not committed");
+    let cannot = |raw: &Raw, why: &str| {
+        let Message::Failed(failed) = commit(&raw.stream, 1) else { panic!("{why}") };
+        assert!(failed.message.contains(why), "{}", failed.message);
+    };
+    cannot(&raw, "F_SEAL_FUTURE_WRITE");
+    region.mapping().write(0, &[7; 8192]);
+    seal_writes(&region).unwrap();
+    if diolkos_shm::presence::can_tell() {
+        cannot(&raw, "MADV_POPULATE_WRITE");
+        refused(&mut raw, 8, "is registered and not committed");
+        region.populate().unwrap();
+    } else {
+        eprintln!("NOT TESTED: this kernel does not tell which pages there are");
+    }
+    assert_eq!(commit(&raw.stream, 1), Message::Done);
+    let entry = raw.entry_of(12, &infer);
+    raw.put(&entry);
+    assert_eq!(Kind::from_number(raw.take().unwrap().kind), Some(Kind::Inferred));
+    // Another connection may read it, and not write.
+    let mut other = Raw::new(&fixture.socket, 4);
+    other.open("echo");
+    register(&other.stream, 1, &region);
+    assert_eq!(commit(&other.stream, 1), Message::Done);
+    refused(&mut other, 4, "was sealed against writing before");
+}
+
 #[test]
 fn nonsense_on_the_stream_is_answered_or_ends_it() {
     let fixture = Fixture::start("limits.body_bytes_max = \"1MiB\"\nlimits.body_timeout = \"1s\"");
@@ -245,13 +297,15 @@ fn nonsense_on_the_stream_is_answered_or_ends_it() {
             assert_eq!((answered, failed.code), (id, code), "{}", failed.message);
         };
         failed(2, &Message::Done, Code::InvalidArgument);
-        let ring =
-            |entries, slot_bytes| OpenChannel { entries, slot_bytes, replies: diolkos_wire::Bell::Futex };
+        let replies = diolkos_wire::Bell::Futex;
+        let ring = |entries, slot_bytes| OpenChannel { entries, slot_bytes, replies, region: 0 };
         failed(3, &Message::OpenChannel(ring(1024, 4096)), Code::InvalidArgument);
         failed(4, &Message::OpenChannel(ring(4, 64)), Code::InvalidArgument);
+        failed(5, &Message::OpenChannel(ring(4, 4096)), Code::NotFound);
         let register = diolkos_wire::RegisterRegion { region: 0, length: 1 };
         failed(5, &Message::RegisterRegion(register), Code::InvalidArgument);
         failed(6, &Message::CloseRegion(CloseRegion { region: 0 }), Code::NotFound);
+        failed(6, &Message::CommitRegion(CommitRegion { region: 0 }), Code::NotFound);
         let nothing = diolkos_client::types::HandleId { slot: 9, generation: 9 };
         failed(7, &Message::Infer(Infer::new(nothing)), Code::NotFound);
         // A kind that nobody knows, with a body: skipped, answered, and the stream goes on.

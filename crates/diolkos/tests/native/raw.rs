@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 use diolkos_client::types::HandleId;
 use diolkos_shm::mapping::Mapping;
 use diolkos_shm::pass;
-use diolkos_shm::region::{Pages, Region};
+use diolkos_shm::region::{Pages, Region, seal_writes};
 use diolkos_shm::segment::Segment as _;
 use diolkos_wire::{
-    Bell, ChannelOpened, EntryBody, Features, HEADER_BYTES, Header, Hello, Infer, InlineBody, Limits,
-    Message, OpenChannel, OpenModel, PREFACE, Part, RegisterRegion, RingEntry, Token, VERSION, encode_frame,
+    Bell, ChannelOpened, CommitRegion, EntryBody, Features, HEADER_BYTES, Header, Hello, Infer, InlineBody,
+    Limits, Message, OpenChannel, OpenModel, PREFACE, Part, RegisterRegion, RingEntry, Token, VERSION,
+    encode_frame,
 };
 
 pub(crate) struct Raw {
@@ -29,6 +30,9 @@ pub(crate) struct Raw {
     pub(crate) sent: u32,
     pub(crate) taken: u32,
 }
+
+/// The region that they lie in.
+const RINGS: u16 = 60;
 
 /// Words of a ring by their distance from its beginning.
 pub(crate) const TAIL: usize = 0;
@@ -72,16 +76,39 @@ pub(crate) fn hello(socket: &Path) -> UnixStream {
     stream
 }
 
+/// Tells of a region, without saying that it is complete.
+pub(crate) fn register(stream: &UnixStream, number: u16, region: &Region) {
+    let file = region.as_fd().try_clone_to_owned().unwrap();
+    let register = RegisterRegion { region: number, length: region.mapping().len() as u64 };
+    send(stream, 4, &Message::RegisterRegion(register), &[file]);
+    assert_eq!(receive(stream, &mut Vec::new()).1, Message::Done);
+}
+
+pub(crate) fn commit(stream: &UnixStream, number: u16) -> Message {
+    send(stream, 5, &Message::CommitRegion(CommitRegion { region: number }), &[]);
+    receive(stream, &mut Vec::new()).1
+}
+
+/// A new region that the daemon may use.
+fn lend(stream: &UnixStream, number: u16, len: usize) -> Region {
+    let region = Region::create(len, Pages::Ordinary).unwrap();
+    region.populate().unwrap();
+    register(stream, number, &region);
+    seal_writes(&region).unwrap();
+    assert_eq!(commit(stream, number), Message::Done);
+    region
+}
+
 impl Raw {
     pub(crate) fn new(socket: &Path, entries: u32) -> Raw {
         let stream = hello(socket);
-        let open = OpenChannel { entries, slot_bytes: 4096, replies: Bell::Event };
+        let open = OpenChannel { entries, slot_bytes: 4096, replies: Bell::Event, region: RINGS };
+        let region = lend(&stream, RINGS, open.lay_out().segment_bytes as usize);
         send(&stream, 2, &Message::OpenChannel(open), &[]);
         let mut descriptors = Vec::new();
         let (_, answer) = receive(&stream, &mut descriptors);
         let Message::ChannelOpened(opened) = answer else { panic!("{answer:?}") };
         let mut descriptors = descriptors.into_iter();
-        let region = Region::open(descriptors.next().unwrap(), u64::MAX).unwrap();
         let bell = descriptors.next().unwrap();
         let memory = region.mapping().clone();
         let mut raw = Raw {
@@ -106,12 +133,7 @@ impl Raw {
     }
 
     pub(crate) fn register(&self, number: u16, len: usize) -> Region {
-        let region = Region::create(len, Pages::Ordinary).unwrap();
-        let file = region.as_fd().try_clone_to_owned().unwrap();
-        let register = RegisterRegion { region: number, length: len as u64 };
-        send(&self.stream, 4, &Message::RegisterRegion(register), &[file]);
-        assert_eq!(receive(&self.stream, &mut Vec::new()).1, Message::Done);
-        region
+        lend(&self.stream, number, len)
     }
 
     fn requests(&self) -> usize {
