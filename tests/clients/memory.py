@@ -437,8 +437,11 @@ def native_kept(path, end):
                     region = native_raw.Region(size)
                     kept.append(region.file)
                     peer.register(number, region)
+                    # The second only looks at its pages, which makes them as well, and then has the kernel take them back.
                     if number == 0:
                         region.fill()
+                    if number == 1:
+                        region.look()
                     whole = [native_raw.tensor(0, native_raw.UINT8, [size // 2], native_raw.in_region(number, 0, size // 2))]
                     one = [native_raw.tensor(0, native_raw.UINT8, [1], native_raw.in_region(number, 0, 1))]
                     for commit in [False, True]:
@@ -446,6 +449,8 @@ def native_kept(path, end):
                             region.seal()
                             with contextlib.suppress(ConnectionError):
                                 peer.commit(number)
+                            if number == 1:
+                                region.page_out()
                         # Read, written, and as rings.
                         asks = [
                             (native_raw.INFER, native_raw.infer(handle, whole)),
@@ -458,7 +463,9 @@ def native_kept(path, end):
                                 os.close(descriptor)
                             tried += 1
                     region.memory.close()
-                    peer.close_region(number)
+                    # Most are forgotten already.
+                    with contextlib.suppress(ConnectionError):
+                        peer.close_region(number)
         # Still there, while the group is looked at.
         time.sleep(1)
     finally:
@@ -474,9 +481,14 @@ def system_kept(path, end):
 
     def call(verb, rest, text, data=b""):
         text = json.dumps(text).encode()
-        connection.request(verb, rest, text + data, {"Inference-Header-Content-Length": len(text)} if data else {})
-        answer = connection.getresponse()
-        return answer.status, answer.read()
+        try:
+            connection.request(verb, rest, text + data, {"Inference-Header-Content-Length": len(text)} if data else {})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            # It is cut off where a body is refused unread, and connects anew with the next call.
+            connection.close()
+            return 0, error
 
     with contextlib.closing(HttpOverUnix(path)) as connection, contextlib.ExitStack() as names:
         while len(kept) < 400 and time.monotonic() < end:

@@ -14,6 +14,7 @@ OPEN_MODEL, INFER, LIST = 0x20, 0x22, 0x32
 CHANNEL_OPENED, MODEL_OPENED, DONE = 0x8010, 0x8020, 0xFFFE
 SHARED_MEMORY, EVENT_DESCRIPTORS = 1, 4
 UINT8, FP32 = 2, 11
+MADV_PAGEOUT = 21
 RINGS = 63
 F_ADD_SEALS, SEAL_SHRINK, SEAL_GROW, SEAL_FUTURE_WRITE = 1033, 2, 4, 16
 
@@ -64,6 +65,14 @@ class Region:
     def fill(self):
         for at in range(0, self.length, mmap.PAGESIZE):
             self.memory[at] = 0
+
+    def look(self):
+        """Makes the pages by reading, so that the kernel may drop them again."""
+        for at in range(0, self.length, mmap.PAGESIZE):
+            self.memory[at]
+
+    def page_out(self):
+        self.memory.madvise(MADV_PAGEOUT)
 
     def seal(self):
         fcntl.fcntl(self.file, F_ADD_SEALS, SEAL_FUTURE_WRITE)

@@ -120,22 +120,19 @@ impl Client {
         Ok(wait::detached(py, || client.shares_memory()))
     }
 
-    /// Whether sending a request would wait now.
-    #[getter]
-    fn would_wait(&self) -> PyResult<bool> {
-        Ok(self.client.get()?.would_wait())
-    }
-
     /// Memory for a tensor.
     fn allocate(&self, py: Python<'_>, data_type: &str, shape: Vec<u64>, nbytes: usize) -> PyResult<Memory> {
         let data_type: DataType = data_type
             .parse()
             .map_err(|error: diolkos_client::types::UnknownDataType| errors::invalid(&error.to_string()))?;
         let client = self.client.get()?;
-        let tensor =
-            wait::soon(py, client, (data_type, shape, nbytes), |client, (data_type, shape, nbytes)| {
-                client.tensor_of(data_type, &shape, nbytes)
-            })?;
+        let tensor = wait::soon(
+            py,
+            client,
+            (data_type, shape, nbytes),
+            |_| client.would_wait_for(nbytes),
+            |client, (data_type, shape, nbytes)| client.tensor_of(data_type, &shape, nbytes),
+        )?;
         Ok(Memory::to_fill(tensor.map_err(|error| errors::exception(&error))?, self.number))
     }
 

@@ -57,6 +57,11 @@ impl Model {
         Ok(self.model.get()?.outputs().iter().map(spec).collect())
     }
 
+    /// Whether sending a request with so many bytes of inputs, so many of which are copied first, would wait now.
+    fn would_wait(&self, nbytes: usize, copied: usize) -> PyResult<bool> {
+        Ok(self.model.get()?.would_wait(nbytes, copied))
+    }
+
     /// Sends a request.
     fn submit(&self, py: Python<'_>, inputs: Vec<Input<'_>>, options: &Options) -> PyResult<Pending> {
         let (model, client) = (self.model.get()?, self.client.get()?);
@@ -68,10 +73,14 @@ impl Model {
         });
         let inputs = inputs.collect::<PyResult<Vec<(String, AnyTensor)>>>()?;
         let options = options.options.clone();
-        let pending =
-            wait::soon(py, client, (model.clone(), inputs, options), |_, (model, inputs, options)| {
-                model.submit_with(inputs, options)
-            })?;
+        let bytes = inputs.iter().map(|(_, tensor)| tensor.bytes().len()).sum();
+        let pending = wait::soon(
+            py,
+            client,
+            (model.clone(), inputs, options),
+            |_| model.would_wait(bytes, 0),
+            |_, (model, inputs, options)| model.submit_with(inputs, options),
+        )?;
         Ok(Pending::new(pending.map_err(|error| errors::exception(&error))?, self.number))
     }
 }

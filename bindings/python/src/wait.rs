@@ -77,10 +77,14 @@ pub(crate) fn soon<A: Send + 'static, T: Send + 'static>(
     py: Python<'_>,
     client: &Client,
     arguments: A,
+    would_wait: impl FnOnce(&A) -> bool + Send,
     work: impl FnOnce(&Client, A) -> T + Copy + Send + 'static,
 ) -> PyResult<T> {
     let tried =
-        detached(py, move || if client.would_wait() { Err(arguments) } else { Ok(work(client, arguments)) });
+        detached(
+            py,
+            move || if would_wait(&arguments) { Err(arguments) } else { Ok(work(client, arguments)) },
+        );
     match tried {
         Ok(done) => Ok(done),
         Err(arguments) => {

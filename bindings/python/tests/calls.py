@@ -235,6 +235,8 @@ def check_busy_says_when_to_come_again(daemon: Daemon) -> None:
 
 
 def check_ctrl_c_ends_a_wait(daemon: Daemon) -> None:
+    # Whoever was started in the background by a shell ignores it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with daemon.connect() as client, daemon.connect() as other:
         echo, crowded = client.open("echo"), other.open("echo")
         mine = client.empty(3)

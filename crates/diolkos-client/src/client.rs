@@ -98,9 +98,13 @@ impl Client {
         opened.expect("there is nothing to connect to that could be missing")
     }
 
+    pub(crate) fn of(core: &Arc<Core>) -> Client {
+        Client { core: core.clone() }
+    }
+
     fn open_target(target: Target, options: Options) -> Result<Client, Error> {
         let regions = Regions::new(options.region_bytes, options.pages());
-        let connection = Connection::open(&target, &options, 0, &[])?;
+        let connection = Connection::open(&target, &options, 0)?;
         let current = Mutex::new(Some(Arc::new(connection)));
         let (connecting, closed) = (Mutex::new(()), AtomicBool::new(false));
         Ok(Client { core: Arc::new(Core { target, options, regions, current, connecting, closed }) })
@@ -117,6 +121,15 @@ impl Client {
     #[must_use]
     pub fn would_wait(&self) -> bool {
         self.core.current().is_none_or(|connection| connection.ended().is_some() || connection.is_full())
+    }
+
+    /// The same for memory of so many bytes: whether getting it would wait, because the daemon has to be asked for more.
+    #[must_use]
+    pub fn would_wait_for(&self, bytes: usize) -> bool {
+        self.would_wait()
+            || self.core.current().is_none_or(|connection| {
+                connection.shares_memory() && !self.core.regions.have_room(bytes, connection.generation)
+            })
     }
 
     /// Whether as many requests are under way as may be. While there is no connection there are none.
@@ -263,7 +276,7 @@ impl Core {
         };
         let mut pause = RETRY_FIRST;
         while Instant::now() < until && !self.closed.load(Ordering::Relaxed) {
-            match Connection::open(&self.target, &self.options, generation, &self.regions.in_use()) {
+            match Connection::open(&self.target, &self.options, generation) {
                 Ok(connection) => {
                     let connection = Arc::new(connection);
                     let mut current = self.lock();
@@ -310,9 +323,21 @@ impl Core {
         }
     }
 
-    /// Where bytes are in the regions of this client.
-    pub(crate) fn extent(&self, storage: &Storage) -> Option<diolkos_wire::Extent> {
-        self.regions.extent(storage)
+    /// Where bytes are in the regions of a connection.
+    pub(crate) fn extent(&self, storage: &Storage, generation: u64) -> Option<diolkos_wire::Extent> {
+        self.regions.extent(storage, generation)
+    }
+
+    /// Moves a tensor from a region of an earlier connection to one of this, if there is room.
+    pub(crate) fn bring(&self, connection: &Arc<Connection>, tensor: &mut AnyTensor) {
+        let is_mine = matches!(tensor.storage, Storage::Shared { .. });
+        if is_mine
+            && self.regions.are_of_earlier(&tensor.storage, connection.generation)
+            && let Ok(mut storage) = self.storage(connection, tensor.storage.bytes().len())
+        {
+            storage.bytes_mut().copy_from_slice(tensor.storage.bytes());
+            tensor.storage = storage;
+        }
     }
 
     /// Memory for a tensor.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What requests go over: a connection to a daemon, or, with the feature `local`, an endpoint in this process.
 
+#[cfg(feature = "local")]
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -98,15 +99,10 @@ impl Answered {
 }
 
 impl Connection {
-    /// Connects, says hello, and tells of the regions that there are.
-    pub(crate) fn open(
-        target: &Target,
-        options: &Options,
-        generation: u64,
-        regions: &[(u16, Arc<Arena>)],
-    ) -> Result<Connection, Error> {
+    /// Connects, and says hello.
+    pub(crate) fn open(target: &Target, options: &Options, generation: u64) -> Result<Connection, Error> {
         let link = match target {
-            Target::Remote(address) => Link::Remote(Box::new(Remote::open(address, options, regions)?)),
+            Target::Remote(address) => Link::Remote(Box::new(Remote::open(address, options)?)),
             #[cfg(feature = "local")]
             Target::Local(endpoint) => Link::Local(Local::new(endpoint.clone())),
         };
@@ -191,7 +187,7 @@ impl Connection {
                 let payload: Vec<&[u8]> = asked
                     .inputs
                     .iter()
-                    .filter(|(_, tensor)| !shared || asked.model.extent(tensor).is_none())
+                    .filter(|(_, tensor)| !shared || asked.model.extent(tensor, opened).is_none())
                     .map(|(_, tensor)| tensor.bytes())
                     .collect();
                 remote.infer(&Message::Infer(infer), &payload)

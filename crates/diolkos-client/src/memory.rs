@@ -1,21 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where tensors lie: regions that are shared with the daemon, or this process's own memory.
 //!
-//! Regions are made as they are needed, with all their pages, and never shrink. They outlive a connection, so that a
-//! request whose connection was lost can be sent again without building its tensors anew; but a daemon may write only
-//! what was made for its connection (`diolkos_shm::region`), so what lies there is used up, and nothing new comes.
+//! Regions are made as they are needed, with all their pages, and never shrink. Each is for one connection
+//! (`diolkos_shm::region`). Tensors outlive it, and with them their regions, so that a request whose connection was lost can be sent
+//! again without building its tensors anew: they move to a region of the new connection, or go over the stream.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use diolkos_shm::arena::{Arena, Extent};
+use diolkos_shm::arena::{ALIGNMENT, Arena, Extent};
 use diolkos_shm::region::{Pages, Region};
 use diolkos_wire::Limits;
 
 use crate::error::Error;
+
+/// A region is no larger than that, if it is not for a larger tensor: its pages are made while somebody waits.
+const STEP_BYTES_MAX: u64 = 64 << 20;
 
 /// A process that has not even so many bytes left can't go on.
 const PRIVATE_BYTES_SURE: usize = 1 << 20;
@@ -23,7 +25,7 @@ const PRIVATE_BYTES_SURE: usize = 1 << 20;
 /// Bytes of a tensor, wherever they are.
 #[derive(Debug)]
 pub(crate) enum Storage {
-    /// In a region, by its number among those of one client, that was made for a connection.
+    /// In a region, by its number among those of one client and one of its connections.
     Shared { extent: Extent, region: u16, client: u64, generation: u64 },
     /// In words, because elements are aligned to as much as that.
     Private { words: Vec<u64>, len: usize },
@@ -142,36 +144,32 @@ impl Storage {
         }
     }
 
-    /// Whether a daemon may write them over the connection of this generation.
-    pub(crate) fn was_made_for(&self, wanted: u64) -> bool {
-        matches!(self, Storage::Shared { generation, .. } if *generation == wanted)
-    }
-
-    /// Whose region they are in.
-    fn client(&self) -> Option<u64> {
+    /// Whose region they are in, and the connection that it was made for.
+    fn origin(&self) -> Option<(u64, u64)> {
         match self {
-            Storage::Shared { client, .. } => Some(*client),
+            Storage::Shared { client, generation, .. } => Some((*client, *generation)),
             Storage::Private { .. } => None,
-            Storage::Part { of, .. } => of.client(),
+            Storage::Part { of, .. } => of.origin(),
             #[cfg(feature = "local")]
             Storage::Given(_) => None,
         }
     }
 }
 
-/// The regions of a client.
+/// The regions of a client: those of its latest connection. What lies in earlier ones keeps them.
 pub(crate) struct Regions {
     /// Tells them from those of other clients in this process.
     client: u64,
-    made: Mutex<BTreeMap<u16, Made>>,
+    made: Mutex<Made>,
     first_bytes: usize,
     pages: Pages,
 }
 
-/// A region, and the connection that it was made for.
+/// Regions that were made for one connection, by their numbers.
+#[derive(Default)]
 struct Made {
-    arena: Arc<Arena>,
     generation: u64,
+    arenas: Vec<Arc<Arena>>,
 }
 
 impl Regions {
@@ -182,12 +180,8 @@ impl Regions {
         Regions { client, made: Mutex::default(), first_bytes, pages }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u16, Made>> {
-        // Nothing below panics while it holds the lock.
-        self.made.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// `len` bytes of some region of this connection. `register` tells the daemon of a new one, if there has to be one.
+    /// `len` bytes of some region of this connection. `register` tells the daemon of a new one, if there has to be one, and
+    /// if it fails the daemon knows of none.
     pub(crate) fn take(
         &self,
         len: usize,
@@ -196,47 +190,68 @@ impl Regions {
         register: impl FnOnce(u16, &Arena) -> Result<(), Error>,
     ) -> Result<Storage, Error> {
         let none = |reason: String| Error::Memory { bytes: len, reason };
-        let mut all = self.lock();
-        let shared = |extent, region| Storage::Shared { extent, region, client: self.client, generation };
-        for (&number, made) in all.iter().filter(|(_, made)| made.generation == generation) {
-            if let Some(extent) = made.arena.take(len) {
+        // Nothing below panics while it holds the lock.
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if made.generation > generation {
+            return Err(Error::lost("there is a newer connection"));
+        }
+        if made.generation < generation {
+            *made = Made { generation, arenas: Vec::new() };
+        }
+        let shared = |extent, number| Storage::Shared {
+            extent,
+            region: number as u16,
+            client: self.client,
+            generation,
+        };
+        for (number, arena) in made.arenas.iter().enumerate() {
+            if let Some(extent) = arena.take(len) {
                 return Ok(shared(extent, number));
             }
         }
-        // The first number that is free.
-        let number = (0..limits.regions_max).find(|number| !all.contains_key(number));
-        let number = number.ok_or_else(|| {
-            none(format!("all {} regions are in use; drop tensors or replies first", all.len()))
-        })?;
-        let taken: u64 = all.values().map(|made| made.arena.len() as u64).sum();
+        let number = made.arenas.len();
+        if number >= usize::from(limits.regions_max) {
+            return Err(none(format!("all {number} regions are in use; drop tensors or replies first")));
+        }
+        let taken: u64 = made.arenas.iter().map(|arena| arena.len() as u64).sum();
         let left = limits.regions_bytes_max.saturating_sub(taken).min(limits.region_bytes_max);
-        // Each as large as all before it, so that few are needed.
-        let wish = (taken.max(self.first_bytes as u64)).max(len as u64 + 4096).min(left);
-        if wish < len as u64 {
+        // Each as large as all before it, so that few are needed; but pages are made at once, so not too large.
+        let more = taken.max(self.first_bytes as u64).min(STEP_BYTES_MAX.max(self.first_bytes as u64));
+        let wish = more.max(room_for(len)).min(left);
+        if wish < room_for(len) {
             return Err(none(format!("the daemon grants {left} bytes more for regions")));
         }
         let region = usize::try_from(wish).map_err(|_| none("the address space is too small".into()))?;
         let region = Region::create(region, self.pages).map_err(|error| none(error.to_string()))?;
         region.populate().map_err(|error| none(error.to_string()))?;
         let arena = Arena::new(region).ok_or_else(|| none("the region is in use".into()))?;
-        register(number, &arena)?;
+        register(number as u16, &arena)?;
         let extent = arena.take(len).ok_or_else(|| none("it does not fit into a region".into()))?;
-        all.insert(number, Made { arena, generation });
+        made.arenas.push(arena);
         Ok(shared(extent, number))
     }
 
-    /// Where bytes are in these regions. Those of another client have numbers that mean something else here.
-    pub(crate) fn extent(&self, storage: &Storage) -> Option<diolkos_wire::Extent> {
-        storage.extent().filter(|_| storage.client() == Some(self.client))
+    /// Whether `len` bytes are to be had without asking the daemon, and without waiting for somebody who does.
+    pub(crate) fn have_room(&self, len: usize, generation: u64) -> bool {
+        let Ok(made) = self.made.try_lock() else { return false };
+        made.generation == generation && made.arenas.iter().any(|arena| arena.has_room(len))
     }
 
-    /// Every region in which something lies, with its number, to tell a new connection of. The others are gone then.
-    pub(crate) fn in_use(&self) -> Vec<(u16, Arc<Arena>)> {
-        let mut all = self.lock();
-        // Whatever lies in it has hold of it, too.
-        all.retain(|_, made| Arc::strong_count(&made.arena) > 1);
-        all.iter().map(|(&number, made)| (number, made.arena.clone())).collect()
+    /// Where bytes are in the regions of this connection. Those of another one, and of another client, have numbers that
+    /// mean something else there.
+    pub(crate) fn extent(&self, storage: &Storage, generation: u64) -> Option<diolkos_wire::Extent> {
+        storage.extent().filter(|_| storage.origin() == Some((self.client, generation)))
     }
+
+    /// Whether bytes lie in regions of an earlier connection.
+    pub(crate) fn are_of_earlier(&self, storage: &Storage, generation: u64) -> bool {
+        storage.origin().is_some_and(|(client, made_for)| client == self.client && made_for < generation)
+    }
+}
+
+/// What a region must have for `len` bytes.
+fn room_for(len: usize) -> u64 {
+    (len as u64).max(1).next_multiple_of(ALIGNMENT as u64)
 }
 
 /// A copy of a region's descriptor, to be sent.
@@ -253,21 +268,45 @@ mod tests {
     }
 
     #[test]
-    fn what_was_made_for_a_connection_ends_with_its_last_tensor() {
+    fn each_connection_has_regions_of_its_own() {
         let regions = Regions::new(4096, Pages::Ordinary);
-        let take = |generation| regions.take(8, generation, &Limits::default(), |_, _| Ok(())).unwrap();
-        let old = take(0);
-        assert!(old.was_made_for(0) && !old.was_made_for(1));
-        let new = take(1);
-        let number = |storage: &Storage| regions.extent(storage).unwrap().region;
-        assert_eq!((number(&old), number(&new)), (0, 1));
-        assert_eq!(regions.in_use().len(), 2);
-        drop(old);
-        let left: Vec<u16> = regions.in_use().into_iter().map(|(number, _)| number).collect();
-        assert_eq!(left, [1]);
-        assert_eq!(number(&take(2)), 0, "a number that is free is used again");
-        drop(new);
-        assert!(regions.in_use().is_empty());
+        let take = |generation| regions.take(8, generation, &Limits::default(), |_, _| Ok(()));
+        let old = take(0).unwrap();
+        assert!(regions.have_room(4096 - 64, 0) && !regions.have_room(4096, 0) && !regions.have_room(1, 1));
+        assert!(regions.extent(&old, 0).is_some() && !regions.are_of_earlier(&old, 0));
+        let new = take(1).unwrap();
+        assert!(regions.extent(&old, 1).is_none() && regions.are_of_earlier(&old, 1));
+        assert_eq!(regions.extent(&new, 1).unwrap().region, 0);
+        assert!(matches!(take(0), Err(Error::Lost { .. })), "it is lost, or there were no newer one");
+        assert_eq!(old.bytes().len(), 8, "what lies there is there");
+    }
+
+    #[test]
+    fn a_region_that_the_daemon_refuses_is_none() {
+        let regions = Regions::new(4096, Pages::Ordinary);
+        let refused = regions.take(8, 0, &Limits::default(), |_, _| Err(Error::invalid("no")));
+        refused.unwrap_err();
+        assert_eq!(regions.extent(&take(&regions, 8), 0).unwrap().region, 0);
+    }
+
+    #[test]
+    fn regions_grow_and_fit() {
+        let regions = Regions::new(4096, Pages::Ordinary);
+        let sizes = |lens: &[usize], most: u64| {
+            let limits = Limits { region_bytes_max: most, ..Limits::default() };
+            let mut sizes = Vec::new();
+            let taken = lens.iter().map(|&len| {
+                regions.take(len, 0, &limits, |_, arena| {
+                    sizes.push(arena.len());
+                    Ok(())
+                })
+            });
+            let taken: Vec<_> = taken.collect();
+            (taken.iter().filter(|taken| taken.is_ok()).count(), sizes)
+        };
+        assert_eq!(sizes(&[4096, 1, 1 << 20, 1], 1 << 20), (4, vec![4096, 4096, 1 << 20]));
+        // What is no whole number of lines does not fit into a region of its own size.
+        assert_eq!(sizes(&[(1 << 20) + 1], (1 << 20) + 1).0, 0);
     }
 
     #[test]
@@ -276,13 +315,13 @@ mod tests {
         let mut whole = take(&regions, 100);
         whole.bytes_mut().iter_mut().zip(0..).for_each(|(byte, at)| *byte = at);
         let whole = Arc::new(whole);
-        let place = regions.extent(&whole).unwrap();
+        let place = regions.extent(&whole, 0).unwrap();
         let mut part = Storage::Part { of: whole.clone(), range: 10..30 };
-        let found = regions.extent(&part).unwrap();
+        let found = regions.extent(&part, 0).unwrap();
         assert_eq!((found.region, found.offset, found.length), (place.region, place.offset + 10, 20));
         part.bytes_mut()[0] = 200;
         assert_eq!((part.bytes()[0], part.bytes()[19], whole.bytes()[10]), (200, 29, 10));
-        assert_eq!(regions.extent(&part), None);
+        assert_eq!(regions.extent(&part, 0), None);
         assert_eq!(Arc::strong_count(&whole), 1);
     }
 
@@ -291,9 +330,9 @@ mod tests {
         let (ours, others) = (Regions::new(4096, Pages::Ordinary), Regions::new(4096, Pages::Ordinary));
         let storage = Arc::new(take(&ours, 8));
         let _ = take(&others, 8);
-        assert!(ours.extent(&storage).is_some());
-        assert_eq!(others.extent(&storage), None);
-        assert_eq!(others.extent(&Storage::Part { of: storage, range: 0..8 }), None);
-        assert_eq!(ours.extent(&Storage::private(8)), None);
+        assert!(ours.extent(&storage, 0).is_some());
+        assert_eq!(others.extent(&storage, 0), None);
+        assert_eq!(others.extent(&Storage::Part { of: storage, range: 0..8 }, 0), None);
+        assert_eq!(ours.extent(&Storage::private(8), 0), None);
     }
 }

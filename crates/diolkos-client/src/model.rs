@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use diolkos_types::{DataType, Dim, HandleId, Signature, TensorSpec};
 use diolkos_wire::{CloseModel, Infer, Message, OpenModel, Place, ResultPlace, TensorRef};
 
-use crate::client::Core;
+use crate::client::{Client, Core};
 use crate::connection::{Connection, unexpected};
 use crate::error::Error;
 use crate::pending::{Asked, Pending, Reply, RequestOptions, Unanswered};
@@ -151,8 +151,8 @@ impl Model {
     }
 
     /// Where a tensor is in the regions that the daemon knows of this client.
-    pub(crate) fn extent(&self, tensor: &AnyTensor) -> Option<diolkos_wire::Extent> {
-        self.inner.core.extent(&tensor.storage)
+    pub(crate) fn extent(&self, tensor: &AnyTensor, on: &Opened) -> Option<diolkos_wire::Extent> {
+        self.inner.core.extent(&tensor.storage, on.generation)
     }
 
     /// The model on this connection, opened anew if the connection is.
@@ -174,7 +174,7 @@ impl Model {
     pub(crate) fn infer_message(opened: &Opened, asked: &Asked, shared: bool) -> Infer {
         let RequestOptions { class, timeout, params, .. } = &asked.options;
         let inputs = asked.inputs.iter().map(|(index, tensor)| {
-            let place = match asked.model.extent(tensor).filter(|_| shared) {
+            let place = match asked.model.extent(tensor, opened).filter(|_| shared) {
                 Some(extent) => Place::Region(extent),
                 None => Place::Stream { length: tensor.bytes().len() as u64 },
             };
@@ -196,6 +196,15 @@ impl Model {
         }
     }
 
+    /// Whether sending a request whose inputs have so many bytes, all together, would wait now: see
+    /// [`Client::would_wait_for`]. For `copied_bytes` of them memory is needed first.
+    #[must_use]
+    pub fn would_wait(&self, input_bytes: usize, copied_bytes: usize) -> bool {
+        let opened = self.lock().clone();
+        let room = self.room_for(&opened.signature, input_bytes as u64, None);
+        Client::of(&self.inner.core).would_wait_for(room.saturating_add(copied_bytes))
+    }
+
     /// Room to offer for the outputs.
     pub(crate) fn room_bytes(
         &self,
@@ -203,6 +212,11 @@ impl Model {
         inputs: &[(u16, AnyTensor)],
         wanted: Option<&[u16]>,
     ) -> usize {
+        let taken = inputs.iter().map(|(_, tensor)| tensor.bytes().len() as u64).sum();
+        self.room_for(signature, taken, wanted)
+    }
+
+    fn room_for(&self, signature: &Signature, taken: u64, wanted: Option<&[u16]>) -> usize {
         let all = 0..signature.outputs.len();
         let wanted = all
             .filter(|index| wanted.is_none_or(|wanted| wanted.iter().any(|&one| usize::from(one) == *index)));
@@ -212,7 +226,6 @@ impl Model {
                 Some(bytes) => sum = sum.next_multiple_of(RESULT_ALIGNMENT).saturating_add(bytes),
                 None => {
                     // Many operations give as much as they take.
-                    let taken: u64 = inputs.iter().map(|(_, tensor)| tensor.bytes().len() as u64).sum();
                     let guess = self.inner.needed.load(Ordering::Relaxed).max(taken + RESULT_ALIGNMENT);
                     return usize::try_from(guess).unwrap_or(usize::MAX);
                 }

@@ -51,7 +51,7 @@ pub struct Options {
     /// Requests that may be under way at once; a power of two, at most 512. Default 64.
     pub in_flight: u32,
     /// Size of the first region in bytes, whose pages are made at once; further ones are made as they are needed, each as
-    /// large as all before it. Default 1 MiB.
+    /// large as all before it, but of 64 MiB at most or as large as its tensor. Default 1 MiB.
     pub region_bytes: usize,
     /// How long connecting may take, until the daemon has said what it grants. Default 5 s.
     pub connect: Duration,

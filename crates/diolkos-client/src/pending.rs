@@ -277,9 +277,12 @@ fn send(
     asked: &mut Asked,
 ) -> Result<Sent, Error> {
     let shared = connection.shares_memory();
-    // What an earlier connection could write, this one can't, and the earlier one may do it yet.
-    if asked.room.as_ref().is_some_and(|room| !room.was_made_for(connection.generation)) {
+    // What is in a region of an earlier connection means nothing here.
+    if asked.room.as_ref().is_some_and(|room| core.extent(room, connection.generation).is_none()) {
         asked.give_up_room();
+    }
+    if shared {
+        asked.inputs.iter_mut().for_each(|(_, tensor)| core.bring(connection, tensor));
     }
     if shared && asked.room.is_none() {
         let bytes = asked.model.room_bytes(&opened.signature, &asked.inputs, asked.outputs.as_deref());

@@ -25,7 +25,7 @@ use crate::stream::{Answer, Socket, Stream};
 /// A message slot: room for an `Infer` of some seventy tensors. Longer ones go over the stream.
 const SLOT_BYTES: u32 = 4096;
 
-/// The number of the region with the rings, for as long as it takes to open them.
+/// The number of the region with the rings, until they take it.
 const RING_REGION: u16 = u16::MAX;
 
 /// Who waits for a free slot looks again after so long.
@@ -47,12 +47,8 @@ pub(crate) struct Remote {
 }
 
 impl Remote {
-    /// Connects, says hello, and tells of the regions that there are.
-    pub(crate) fn open(
-        address: &Address,
-        options: &Options,
-        regions: &[(u16, Arc<Arena>)],
-    ) -> Result<Remote, Error> {
+    /// Connects, and says hello.
+    pub(crate) fn open(address: &Address, options: &Options) -> Result<Remote, Error> {
         let until = Instant::now().checked_add(options.connect);
         let leaving = Arc::<AtomicBool>::default();
         let stream = Arc::new(Stream::new(Socket::connect(address, &options.tls, until)?, leaving.clone()));
@@ -78,25 +74,14 @@ impl Remote {
             },
             other => other,
         };
-        connection.set_up(options, shared, regions, until).map_err(too_slow)?;
+        connection.set_up(options, shared, until).map_err(too_slow)?;
         Ok(connection)
     }
 
-    fn set_up(
-        &mut self,
-        options: &Options,
-        shared: bool,
-        regions: &[(u16, Arc<Arena>)],
-        until: Option<Instant>,
-    ) -> Result<(), Error> {
+    fn set_up(&mut self, options: &Options, shared: bool, until: Option<Instant>) -> Result<(), Error> {
         let features = self.greet(options, shared, until)?;
         if shared && features.contains(Features::SHARED_MEMORY) {
-            // First, because their region counts as one only until they are open.
             self.ring = Some(Arc::new(self.open_ring(options, features, until)?));
-            for (number, arena) in regions {
-                self.register_before(until, *number, arena)?;
-                self.commit_before(until, *number)?;
-            }
         }
         Ok(())
     }
@@ -142,8 +127,6 @@ impl Remote {
             OpenChannel { entries: options.in_flight, slot_bytes: SLOT_BYTES, replies, region: RING_REGION };
         let region = self.ring_region(&open, until)?;
         let mut answer = self.call_before(until, &Message::OpenChannel(open), &[])?;
-        // The daemon has it for as long as the rings are in use; its number is free.
-        self.tell(&Message::CloseRegion(CloseRegion { region: RING_REGION }));
         let descriptors = std::mem::take(&mut answer.descriptors);
         match answer.into_message()? {
             Message::ChannelOpened(opened) => {
@@ -162,9 +145,7 @@ impl Remote {
         // Lossless: some MiB at most.
         let region = Region::create(bytes as usize, Pages::Ordinary).map_err(no_memory)?;
         region.populate().map_err(no_memory)?;
-        self.register_file_before(until, RING_REGION, &region, bytes)?;
-        seal_writes(&region).map_err(no_memory)?;
-        self.commit_before(until, RING_REGION)?;
+        self.lend(until, RING_REGION, &region, bytes)?;
         Ok(region)
     }
 
@@ -184,32 +165,26 @@ impl Remote {
         self.leaving.load(Ordering::Acquire)
     }
 
-    /// Tells the daemon of a region that was made for this connection.
+    /// Tells the daemon of a region that was made for this connection. If that fails, the daemon knows of none.
     pub(crate) fn register(&self, number: u16, arena: &Arena) -> Result<(), Error> {
-        self.register_before(None, number, arena)?;
+        self.lend(None, number, arena, arena.len() as u64)
+    }
+
+    fn lend(&self, until: Option<Instant>, number: u16, file: impl AsFd, length: u64) -> Result<(), Error> {
+        let file = file.as_fd();
+        let register = Message::RegisterRegion(RegisterRegion { region: number, length });
+        self.done_before(until, &register, &[descriptor(file)?])?;
         // After the daemon has mapped it, so that it can write; and before it lends it, so that it never has holes.
-        seal_writes(arena)
-            .map_err(|error| Error::Memory { bytes: arena.len(), reason: error.to_string() })?;
-        self.commit_before(None, number)
-    }
-
-    fn register_before(&self, until: Option<Instant>, number: u16, arena: &Arena) -> Result<(), Error> {
-        self.register_file_before(until, number, arena, arena.len() as u64)
-    }
-
-    fn register_file_before(
-        &self,
-        until: Option<Instant>,
-        number: u16,
-        file: impl AsFd,
-        length: u64,
-    ) -> Result<(), Error> {
-        let message = Message::RegisterRegion(RegisterRegion { region: number, length });
-        self.done_before(until, &message, &[descriptor(file)?])
-    }
-
-    fn commit_before(&self, until: Option<Instant>, number: u16) -> Result<(), Error> {
-        self.done_before(until, &Message::CommitRegion(CommitRegion { region: number }), &[])
+        let sealed = seal_writes(file)
+            .map_err(|error| Error::Memory { bytes: length as usize, reason: error.to_string() });
+        let committed = sealed.and_then(|()| {
+            self.done_before(until, &Message::CommitRegion(CommitRegion { region: number }), &[])
+        });
+        // One that is refused the daemon has forgotten already.
+        if matches!(committed, Err(Error::Memory { .. } | Error::Timeout)) {
+            self.tell(&Message::CloseRegion(CloseRegion { region: number }));
+        }
+        committed
     }
 
     fn done_before(

@@ -148,8 +148,8 @@ impl Daemon {
         listen::open_files::raise(settings.limits.connections_max);
         if !diolkos_shm::presence::can_tell() {
             tracing::warn!(
-                "this system does not tell which pages of clients' shared memory there are (cachestat, since Linux 6.5), so \
-                 those that native clients leave out are made, and count to the daemon"
+                "this system does not tell whether native clients' shared memory has holes, so their pages may be made, and count \
+                 to the daemon: that takes userfaultfd, which container engines can allow, and Linux 5.14"
             );
         }
         let kept = Kept::read(settings, rustix::process::geteuid().as_raw())?;

@@ -49,7 +49,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::mapping::{Access, Mapping};
+    use crate::mapping::Mapping;
 
     fn path(name: &str) -> PathBuf {
         let name = std::format!("diolkos-alone-{name}-{}", std::process::id());
@@ -68,7 +68,7 @@ mod tests {
         let theirs = open(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         assert!(Alone::with(ours.as_fd()).unwrap().is_none());
-        let mapping = Mapping::new(&theirs, 4096, Access::Read).unwrap();
+        let mapping = Mapping::new(&theirs, 4096).unwrap();
         drop(theirs);
         assert!(Alone::with(ours.as_fd()).unwrap().is_none());
         drop(mapping);

@@ -64,6 +64,12 @@ impl Arena {
         self.lock().extents.values().sum()
     }
 
+    /// Whether `len` bytes are to be had.
+    #[must_use]
+    pub fn has_room(&self, len: usize) -> bool {
+        room(len).is_some_and(|room| self.lock().extents.values().any(|&free| free >= room))
+    }
+
     /// `len` bytes, or `None` where no piece is long enough. They hold whatever was there before: zeroes at first.
     #[must_use]
     pub fn take(self: &Arc<Self>, len: usize) -> Option<Extent> {

@@ -16,21 +16,11 @@ use rustix::param::page_size;
 
 use crate::segment::Segment;
 
-/// What this process may do with the bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
-    /// Read and write.
-    Write,
-    /// Read. A write through this mapping would be a fault, so none is possible: it panics before.
-    Read,
-}
-
 /// Mapped memory, unmapped when dropped.
 #[derive(Debug)]
 pub struct Mapping {
     base: NonNull<u8>,
     len: usize,
-    access: Access,
 }
 
 // SAFETY: the memory belongs to the process and not to a thread, and every access to it is atomic or a copy
@@ -42,47 +32,54 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps the first `len` bytes of a file. The caller has checked that the file has that many and that its
     /// seals keep it so; otherwise an access beyond its end would be a fatal signal.
-    pub(crate) fn new(file: impl AsFd, len: usize, access: Access) -> io::Result<Mapping> {
-        let protection = match access {
-            Access::Write => ProtFlags::READ | ProtFlags::WRITE,
-            Access::Read => ProtFlags::READ,
-        };
+    pub(crate) fn new(file: impl AsFd, len: usize) -> io::Result<Mapping> {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: without MAP_FIXED and with no address asked for, the kernel chooses one that nothing uses.
         let base = unsafe { mmap(ptr::null_mut(), len, protection, MapFlags::SHARED, file, 0) }?;
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
-        Ok(Mapping { base, len, access })
+        Ok(Mapping { base, len })
     }
 
     /// Asks for huge pages. A hint: the kernel's settings decide.
     pub(crate) fn advise_huge_pages(&self) -> io::Result<()> {
-        // SAFETY: the range is this mapping, and the advice changes no content.
-        Ok(unsafe { madvise(self.base.as_ptr().cast::<c_void>(), self.len, Advice::LinuxHugepage) }?)
+        self.advise(Advice::LinuxHugepage)
     }
 
-    /// Makes every page that is not there yet.
+    /// Asks for none.
+    pub(crate) fn advise_no_huge_pages(&self) -> io::Result<()> {
+        self.advise(Advice::LinuxNoHugepage)
+    }
+
+    /// Makes every page that is not there yet. Nobody else has the file.
     pub(crate) fn populate(&self) -> io::Result<()> {
-        // SAFETY: the range is this mapping, and what is made are zeroes where zeroes were read before.
-        let made =
-            unsafe { madvise(self.base.as_ptr().cast::<c_void>(), self.len, Advice::LinuxPopulateWrite) };
-        match made {
-            Ok(()) => Ok(()),
-            // Kernels before 5.14 do not know how. Nobody else has the file yet, so what was read can be written.
-            Err(Errno::INVAL) => {
-                let mut byte = [0];
+        match self.write_to_each_page() {
+            // Kernels before 5.14 do not know how.
+            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
                 for offset in (0..self.len).step_by(page_size()) {
-                    self.read(offset, &mut byte);
-                    self.write(offset, &byte);
+                    let byte = self.at(offset);
+                    // SAFETY: the byte is mapped, can be written, and stays what it is.
+                    unsafe { byte.write_volatile(byte.read_volatile()) };
                 }
                 Ok(())
             }
-            Err(error) => Err(error.into()),
+            made => made,
         }
     }
 
-    /// Whether this process may write it.
-    #[must_use]
-    pub fn is_writable(&self) -> bool {
-        self.access == Access::Write
+    /// Has the kernel do all that it does for a write to each page, but the write.
+    pub(crate) fn write_to_each_page(&self) -> io::Result<()> {
+        self.advise(Advice::LinuxPopulateWrite)
+    }
+
+    /// Has the kernel take back what it can.
+    #[cfg(test)]
+    pub(crate) fn page_out(&self) -> io::Result<()> {
+        self.advise(Advice::LinuxPageOut)
+    }
+
+    fn advise(&self, advice: Advice) -> io::Result<()> {
+        // SAFETY: the range is this mapping, and none of the advice that is given here changes what is read from it.
+        Ok(unsafe { madvise(self.base.as_ptr().cast::<c_void>(), self.len, advice) }?)
     }
 
     #[inline]
@@ -122,10 +119,6 @@ unsafe impl Segment for Mapping {
     fn word(&self, offset: usize) -> &AtomicU32 {
         self.check(offset, size_of::<u32>());
         assert!(offset.is_multiple_of(align_of::<AtomicU32>()), "the word at {offset} is not aligned");
-        assert!(
-            self.access == Access::Write,
-            "a word is for both sides to write, and this mapping is read only"
-        );
         // SAFETY: the four bytes are mapped and aligned (a mapping begins on a page), they stay so while `self`
         // is borrowed, and whoever else writes them, in this process or another, does so as a word.
         unsafe { AtomicU32::from_ptr(self.at(offset).cast()) }
@@ -154,7 +147,6 @@ unsafe impl Segment for Mapping {
     #[inline]
     fn write(&self, offset: usize, from: &[u8]) {
         self.check(offset, from.len());
-        assert!(self.access == Access::Write, "the mapping is read only");
         // SAFETY: the destination is mapped for as many bytes and writable, the source is a slice of this process,
         // so they don't overlap.
         unsafe { ptr::copy_nonoverlapping(from.as_ptr(), self.at(offset), from.len()) };

@@ -18,7 +18,8 @@
 //! A page that is not there yet is made by the first access, also one that reads, and the kernel counts it to the process
 //! that made it, for as long as *anybody* has the file. A peer that keeps its files would so fill the memory that is
 //! counted to us. Therefore [`Region::check_whole`]: the file is sealed against writing (`F_SEAL_FUTURE_WRITE`; mappings that
-//! were there before stay writable), which forbids to punch holes as well, and it has none.
+//! were there before stay writable), which forbids to punch holes as well, and every page is there (`presence` says how
+//! that is found out).
 //!
 //! A descriptor of a memory file is as good as the file: whoever has it for reading can open it again for writing
 //! through `/proc`. So it is the seal that keeps others from writing, and not the descriptor.
@@ -33,11 +34,9 @@ use rustix::fs::{
     MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, fstatfs, ftruncate, memfd_create,
 };
 
-use crate::mapping::{Access, Mapping};
+use crate::mapping::Mapping;
 #[cfg(feature = "peer")]
 use crate::presence;
-#[cfg(feature = "peer")]
-use crate::segment::Segment as _;
 
 /// Magic number of a file system of huge pages (`HUGETLBFS_MAGIC`, include/uapi/linux/magic.h).
 const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
@@ -87,17 +86,18 @@ pub enum RegionError {
          mapping stays writable), then commit the region"
     )]
     Unsettled,
+    /// It can't be written here.
+    #[error(
+        "the memory file is sealed against writing already; the daemon has to map it first, so seal it after it was \
+         registered, and register it once only"
+    )]
+    ReadOnly,
     /// Some of its pages were never written.
     #[error(
-        "{missing} of the memory file's {pages} pages are not there; make them before you seal it: madvise with \
-         MADV_POPULATE_WRITE, or write to each"
+        "not all pages of the memory file are there; make them before you seal it: madvise with MADV_POPULATE_WRITE, or \
+         write to each"
     )]
-    Holes {
-        /// Pages that are not there.
-        missing: u64,
-        /// Pages that it has to have.
-        pages: u64,
-    },
+    Holes,
     /// The system refused.
     #[error("can't {action} a memory file")]
     System {
@@ -127,7 +127,7 @@ impl Region {
         let file = memfd_create("diolkos", flags).map_err(system("make"))?;
         ftruncate(&file, len as u64).map_err(system("size"))?;
         fcntl_add_seals(&file, SIZE_SEALS).map_err(system("seal"))?;
-        let region = Region::map(file, len, Access::Write)?;
+        let region = Region::map(file, len)?;
         if pages == Pages::Transparent {
             // A kernel without transparent huge pages says no, and the region is as good without.
             let _ = region.mapping.advise_huge_pages();
@@ -135,8 +135,7 @@ impl Region {
         Ok(region)
     }
 
-    /// A region that a peer made, of at most `len_max` bytes. If it is sealed against writing already, it is for reading
-    /// only.
+    /// A region that a peer made, of at most `len_max` bytes.
     pub fn open(file: OwnedFd, len_max: u64) -> Result<Region, RegionError> {
         // Only memory files have seals at all; those on /dev/shm have none of these.
         let seals = fcntl_get_seals(&file).map_err(|_| RegionError::Unsealed)?;
@@ -150,13 +149,18 @@ impl Region {
         let size = fstat(&file).map_err(system("look at"))?.st_size;
         let len = u64::try_from(size).unwrap_or(0);
         check_len(len, len_max.min(isize::MAX as u64))?;
-        let access = if seals.intersects(WRITE_SEALS) { Access::Read } else { Access::Write };
-        Region::map(file, len as usize, access)
+        if seals.intersects(WRITE_SEALS) {
+            return Err(RegionError::ReadOnly);
+        }
+        let region = Region::map(file, len as usize)?;
+        // A huge page that the kernel puts together here, of a peer's pages, would count to us.
+        let _ = region.mapping.advise_no_huge_pages();
+        Ok(region)
     }
 
-    fn map(file: OwnedFd, len: usize, access: Access) -> Result<Region, RegionError> {
-        let mapping = Mapping::new(&file, len, access)
-            .map_err(|source| RegionError::System { action: "map", source })?;
+    fn map(file: OwnedFd, len: usize) -> Result<Region, RegionError> {
+        let mapping =
+            Mapping::new(&file, len).map_err(|source| RegionError::System { action: "map", source })?;
         Ok(Region { file, mapping: Arc::new(mapping) })
     }
 
@@ -170,25 +174,22 @@ impl Region {
         self.mapping.populate().map_err(|source| RegionError::System { action: "make the pages of", source })
     }
 
-    /// Whether every page is there and can't be taken out: then no access of ours makes one. Where the kernel can't tell
-    /// ([`presence::can_tell`]) the peer is believed.
+    /// Whether every page is there and can't be taken out: then no access of ours makes one. Where the system can't tell
+    /// ([`presence::can_tell`]) the peer is believed. Nobody else may use the region meanwhile.
     #[cfg(feature = "peer")]
     pub fn check_whole(&self) -> Result<(), RegionError> {
-        // Before the pages are counted, so that there are as many afterwards.
+        // Before the pages are looked at, so that they are there afterwards.
         if !fcntl_get_seals(&self.file).map_err(system("look at"))?.intersects(WRITE_SEALS) {
             return Err(RegionError::Unsettled);
         }
         if !presence::can_tell() {
             return Ok(());
         }
-        let len = self.mapping.len() as u64;
-        let there = presence::pages(&self.file, len)
-            .map_err(|source| RegionError::System { action: "look at the pages of", source })?;
-        let pages = presence::pages_of(len);
-        if there < pages {
-            return Err(RegionError::Holes { missing: pages - there, pages });
+        match presence::is_whole(&self.mapping) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(RegionError::Holes),
+            Err(source) => Err(RegionError::System { action: "look at the pages of", source }),
         }
-        Ok(())
     }
 
     /// The memory. It stays mapped for as long as somebody has it, even without the region.
@@ -221,7 +222,6 @@ mod tests {
     use std::vec;
 
     use super::*;
-    #[cfg(not(feature = "peer"))]
     use crate::segment::Segment as _;
 
     const LEN: usize = 10_000;
@@ -282,14 +282,11 @@ mod tests {
         let other = Region::open(again(&region), LEN as u64).unwrap();
         seal_writes(&region).unwrap();
         other.mapping().write(0, &[5]);
-        let reader = Region::open(again(&region), LEN as u64).unwrap();
         let mut byte = [0];
-        reader.mapping().read(0, &mut byte);
+        region.mapping().read(0, &mut byte);
         assert_eq!(byte, [5]);
-        let (may, may_not) = (other.mapping().is_writable(), reader.mapping().is_writable());
-        assert!(may && !may_not);
-        let write = std::panic::AssertUnwindSafe(|| reader.mapping().write(0, &[6]));
-        std::panic::catch_unwind(write).unwrap_err();
+        let late = Region::open(again(&region), LEN as u64);
+        assert!(matches!(late, Err(RegionError::ReadOnly)), "{late:?}");
         // Not through /proc either, which gives a new descriptor that may write.
         let path = std::format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&region.as_fd()));
         let reopened = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
@@ -310,33 +307,46 @@ mod tests {
     #[cfg(feature = "peer")]
     #[test]
     fn whole_is_what_has_all_its_pages_for_ever() {
+        assert!(presence::can_tell(), "this test needs userfaultfd, and Linux 5.14");
         let region = Region::create(LEN, Pages::Ordinary).unwrap();
-        let pages = presence::pages_of(LEN as u64);
-        assert!(matches!(region.check_whole(), Err(RegionError::Unsettled)), "holes can be punched");
-        if !presence::can_tell() {
-            std::eprintln!("NOTHING TESTED: this kernel does not tell which pages there are");
-            return;
-        }
-        region.populate().unwrap();
-        punch(&region).unwrap();
-        seal_writes(&region).unwrap();
-        let missing = match region.check_whole() {
-            Err(RegionError::Holes { missing, pages: all }) if all == pages => missing,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(missing, presence::pages_of(4096));
-
-        let region = Region::create(LEN, Pages::Ordinary).unwrap();
-        region.mapping().write(LEN - 1, &[1]);
-        assert_eq!(presence::pages(&region, LEN as u64).unwrap(), 1);
         region.populate().unwrap();
         let other = Region::open(again(&region), LEN as u64).unwrap();
-        assert!(matches!(other.check_whole(), Err(RegionError::Unsettled)));
+        assert!(matches!(other.check_whole(), Err(RegionError::Unsettled)), "holes can be punched");
+        punch(&region).unwrap();
         seal_writes(&region).unwrap();
+        for _ in 0..2 {
+            assert!(matches!(other.check_whole(), Err(RegionError::Holes)), "looking makes no page");
+        }
+        // Whoever has it mapped can make it.
+        region.mapping().write(0, &[1]);
         other.check_whole().unwrap();
         let mut byte = [0];
-        other.mapping().read(LEN - 1, &mut byte);
+        other.mapping().read(0, &mut byte);
         assert_eq!(byte, [1], "what was there is there");
-        punch(&region).unwrap_err();
+    }
+
+    #[cfg(feature = "peer")]
+    #[test]
+    fn pages_that_were_only_read_do_not_count_or_stay() {
+        let read = || {
+            let region = Region::create(LEN, Pages::Ordinary).unwrap();
+            region.mapping().read(0, &mut vec![0; LEN]);
+            region
+        };
+        let blocks = |region: &Region| fstat(region).unwrap().st_blocks;
+        let region = read();
+        let all = blocks(&region);
+        region.mapping().page_out().unwrap();
+        if blocks(&region) == all {
+            std::eprintln!("this kernel keeps pages that were only read");
+        }
+        // They are dirty when they were looked at.
+        let region = read();
+        let other = Region::open(again(&region), LEN as u64).unwrap();
+        seal_writes(&region).unwrap();
+        other.check_whole().unwrap();
+        region.mapping().page_out().unwrap();
+        other.mapping().page_out().unwrap();
+        assert_eq!(blocks(&region), all);
     }
 }

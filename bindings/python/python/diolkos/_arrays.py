@@ -129,6 +129,12 @@ def are_soon_copied(values: Iterable[npt.ArrayLike]) -> bool:
     )
 
 
+def sizes(values: Iterable[npt.ArrayLike]) -> tuple[int, int]:
+    """Bytes of arrays, and of those among them that are copied before they are sent."""
+    arrays = [value for value in values if isinstance(value, np.ndarray)]
+    return sum(array.nbytes for array in arrays), sum(array.nbytes for array in arrays if _home(array) is None)
+
+
 class Loans:
     """The inputs of a request, and what is lent for it."""
 

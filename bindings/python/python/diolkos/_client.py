@@ -243,7 +243,7 @@ class Model:
 
     def _sends_soon(self, values: Sequence[npt.ArrayLike]) -> bool:
         """Whether `submit` takes no time to speak of."""
-        return _arrays.are_soon_copied(values) and not self._client.would_wait
+        return _arrays.are_soon_copied(values) and not self._native.would_wait(*_arrays.sizes(values))
 
     def infer(self, inputs: Inputs = None, /, **named: npt.ArrayLike) -> Reply:
         """Sends a request and waits for its reply. See `Client.infer`."""

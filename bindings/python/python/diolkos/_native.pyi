@@ -39,9 +39,6 @@ class Client:
     @property
     def shares_memory(self) -> bool:
         """Whether tensors lie in memory that the daemon shares."""
-    @property
-    def would_wait(self) -> bool:
-        """Whether sending a request would wait now."""
     def allocate(self, data_type: str, shape: Sequence[int], nbytes: int) -> Memory:
         """Memory for a tensor."""
     def open(self, name: str, version: int | None) -> Model:
@@ -114,6 +111,8 @@ class Model:
         """What it takes."""
     def outputs(self) -> list[_Spec]:
         """What it gives."""
+    def would_wait(self, nbytes: int, copied: int) -> bool:
+        """Whether sending a request with so many bytes of inputs, so many of which are copied first, would wait now."""
     def submit(self, inputs: list[_Input], options: Options) -> Pending:
         """Sends a request."""
 

@@ -22,8 +22,8 @@ use diolkos_shm::bell::Bell;
 use diolkos_shm::spin::Spin;
 use diolkos_types::{Code, Status, TenantId};
 use diolkos_wire::{
-    Extent, Failed, Features, Hello, Infer, Limits, Message, OpenChannel, PREFACE, RegisterRegion,
-    ResultPlace, Welcome, choose_version, hello,
+    Failed, Features, Hello, Infer, Limits, Message, OpenChannel, PREFACE, RegisterRegion, ResultPlace,
+    Welcome, choose_version, hello,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -428,7 +428,7 @@ impl Conversation {
         ))
     }
 
-    /// Makes rings, in a region of the client's.
+    /// Makes rings in a region of the client's, which they take.
     fn open_channel(&mut self, open: &OpenChannel) -> Result<(Message, Vec<OwnedFd>), Status> {
         self.check_shared_memory()?;
         if self.channel.is_some() {
@@ -436,8 +436,7 @@ impl Conversation {
         }
         ring::check(open)?;
         let opened = open.lay_out();
-        let segment = Extent { region: open.region, offset: 0, length: opened.segment_bytes };
-        let memory = self.session.regions.room(&segment)?.memory;
+        let memory = self.session.regions.take_for_rings(open.region, opened.segment_bytes)?;
         let internal = |what: &str, error: &dyn std::fmt::Display| {
             Status::new(Code::Internal, format!("{what} for the channel: {error}"))
         };
@@ -472,7 +471,7 @@ impl Conversation {
         let prepared = self.flights.check_free(id).and_then(|()| {
             let results = match infer.results {
                 ResultPlace::Stream => None,
-                ResultPlace::Region(extent) => Some((extent.region, self.session.regions.room(&extent)?)),
+                ResultPlace::Region(extent) => Some((extent.region, self.session.regions.piece(&extent)?)),
             };
             let (request, opened) = self.session.request(infer, payload)?;
             Ok((request, opened, results))

@@ -41,7 +41,7 @@ async fn answer_or_fail(
             one(Message::Done)
         }
         Message::CommitRegion(commit) => {
-            session.regions.commit(commit.region).await?;
+            session.regions.commit(&session.client.turn, commit.region).await?;
             one(Message::Done)
         }
         Message::Load(load) => {

@@ -25,9 +25,6 @@ pub(super) const MESSAGE_UNCHARGED_BYTES: usize = 4 << 10;
 /// Regions of one connection.
 pub(super) const REGIONS_MAX: u16 = 64;
 
-/// Of a larger region the pages are counted on another thread: the kernel takes some 10 ns for each.
-pub(super) const COUNTED_HERE_BYTES_MAX: usize = 16 << 20;
-
 /// Entries of a ring, at least: one request at a time is a way to use it.
 pub(super) const RING_ENTRIES_MIN: u32 = 1;
 

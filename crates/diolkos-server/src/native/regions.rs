@@ -5,7 +5,7 @@
 //! mapping for as long as they need it, so that closing a region, or the end of the client, waits for nobody.
 //!
 //! ```text
-//! register ──> pending: mapped, its descriptor kept ──commit: all its pages are there, for ever──> lent
+//! register ──> pending: mapped, its descriptor kept ──commit: all its pages are there, for ever──> lent ──> for rings
 //! ```
 //!
 //! No page of a region that is lent is ever made by an access of ours, so none counts to the daemon, whatever the client
@@ -23,8 +23,8 @@ use diolkos_shm::segment::Segment as _;
 use diolkos_types::{Code, Status};
 use diolkos_wire::{Extent, Limits};
 
-use super::limits;
 use crate::metrics::Copied;
+use crate::oip::offload::{self, OwnTurn};
 
 /// A region that is lent, as the engine and backends see it: bytes that can be copied out.
 pub(super) struct RegionMemory {
@@ -158,24 +158,18 @@ impl Regions {
         Ok(())
     }
 
-    /// Lends a region that is sealed and whole. The connection does one thing at a time, so that the region is still
-    /// pending when it was looked at.
-    pub(super) async fn commit(&self, number: u16) -> Result<(), Status> {
-        let region = {
-            let table = self.lock();
-            if table.regions.contains_key(&number) {
-                return Ok(());
-            }
-            table.pending(number).ok_or_else(|| no_such_region(number))?.region.clone()
-        };
-        let whole = if region.mapping().len() <= limits::COUNTED_HERE_BYTES_MAX {
-            region.check_whole()
-        } else {
-            let looked = tokio::task::spawn_blocking(move || region.check_whole()).await;
-            looked.map_err(|error| Status::new(Code::Internal, format!("looking at a region: {error}")))?
-        };
-        // It stays pending then, so that its client can see to it and try again.
-        whole.map_err(|error| Status::invalid(format!("region {number}: {error}")))?;
+    /// Lends a region that is sealed and whole; one that is not is forgotten. The connection does one thing at a time, so that
+    /// the region is still pending when it was looked at.
+    pub(super) async fn commit(&self, turn: &OwnTurn, number: u16) -> Result<(), Status> {
+        let region = self.lock().pending(number).ok_or_else(|| no_such_region(number))?.region.clone();
+        let bytes = region.mapping().len();
+        let whole = offload::run(turn, bytes, move || {
+            region.check_whole().map_err(|error| Status::invalid(format!("region {number}: {error}")))
+        });
+        if let Err(status) = whole.await {
+            self.close(number)?;
+            return Err(status);
+        }
         let mut table = self.lock();
         let pending = table.pending.take_if(|pending| pending.number == number);
         let Pending { region, charge, .. } = pending.ok_or_else(|| no_such_region(number))?;
@@ -189,11 +183,17 @@ impl Regions {
     /// Forgets a region. Requests that use it go on.
     pub(super) fn close(&self, number: u16) -> Result<(), Status> {
         let mut table = self.lock();
-        let bytes = match table.pending.take_if(|pending| pending.number == number) {
-            Some(pending) => pending.region.mapping().len(),
-            None => table.regions.remove(&number).ok_or_else(|| no_such_region(number))?.len(),
+        let pending = table.pending.take_if(|pending| pending.number == number);
+        let lent = if pending.is_none() { table.regions.remove(&number) } else { None };
+        let bytes = match (&pending, &lent) {
+            (Some(pending), _) => pending.region.mapping().len(),
+            (_, Some(memory)) => memory.len(),
+            _ => return Err(no_such_region(number)),
         };
         table.bytes -= bytes as u64;
+        // Unmapping takes a while, and the poll threads want the table.
+        drop(table);
+        drop((pending, lent));
         Ok(())
     }
 
@@ -221,16 +221,22 @@ impl Regions {
         })
     }
 
-    /// A piece of a region that may be written.
-    pub(super) fn room(&self, extent: &Extent) -> Result<Piece, Status> {
-        let piece = self.piece(extent)?;
-        if piece.memory.mapping.is_writable() {
-            return Ok(piece);
+    /// Takes a region out for rings of so many bytes, which begin where it does. Nothing else may use it any more: words
+    /// and copies would meet in it.
+    pub(super) fn take_for_rings(&self, number: u16, bytes: u64) -> Result<Arc<RegionMemory>, Status> {
+        self.piece(&Extent { region: number, offset: 0, length: bytes })?;
+        let mut table = self.lock();
+        match table.regions.remove(&number) {
+            Some(memory) if Arc::strong_count(&memory) == 1 => {
+                table.bytes -= memory.len() as u64;
+                Ok(memory)
+            }
+            Some(memory) => {
+                table.regions.insert(number, memory);
+                Err(Status::invalid(format!("requests use region {number}; take one of its own for rings")))
+            }
+            None => Err(no_such_region(number)),
         }
-        Err(Status::invalid(format!(
-            "region {} was sealed against writing before it was registered: inputs may lie in it, and nothing else",
-            extent.region
-        )))
     }
 
     /// The payload of an input.
@@ -272,7 +278,7 @@ mod tests {
         let (ours, file) = file(len);
         regions.register(number, len as u64, file, free)?;
         seal_writes(&ours).unwrap();
-        regions.commit(number).await?;
+        regions.commit(&OwnTurn::default(), number).await?;
         Ok(ours)
     }
 
@@ -303,41 +309,40 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_sealed_and_whole_is_not_lent() {
+        assert!(diolkos_shm::presence::can_tell(), "this test needs userfaultfd, and Linux 5.14");
         let regions = Regions::new(limits(), Arc::default());
         let ours = Region::create(8192, Pages::Ordinary).unwrap();
-        regions.register(0, 8192, ours.as_fd().try_clone_to_owned().unwrap(), free).unwrap();
+        let register = || regions.register(0, 8192, ours.as_fd().try_clone_to_owned().unwrap(), free);
+        let commit = async |number| regions.commit(&OwnTurn::default(), number).await;
         let extent = Extent { region: 0, offset: 0, length: 1 };
         let refused = |error: Status| error.message().to_owned();
+        register().unwrap();
         assert!(refused(regions.buffer(&extent).unwrap_err()).contains("is registered and not committed"));
-        assert!(refused(regions.commit(0).await.unwrap_err()).contains("add F_SEAL_FUTURE_WRITE"));
-        assert_eq!(regions.commit(1).await.unwrap_err().code(), Code::NotFound);
+        assert!(refused(commit(0).await.unwrap_err()).contains("add F_SEAL_FUTURE_WRITE"));
+        assert_eq!(commit(0).await.unwrap_err().code(), Code::NotFound, "it was forgotten");
+        register().unwrap();
         ours.mapping().write(0, &[1]);
         seal_writes(&ours).unwrap();
-        if diolkos_shm::presence::can_tell() {
-            assert!(refused(regions.commit(0).await.unwrap_err()).contains("1 of the memory file's 2 pages"));
-        } else {
-            eprintln!("NOT TESTED: this kernel does not tell which pages there are");
-        }
-        // Its owner has the mapping, and can make them still.
-        ours.populate().unwrap();
-        regions.commit(0).await.unwrap();
-        regions.commit(0).await.unwrap();
+        assert!(refused(commit(0).await.unwrap_err()).contains("MADV_POPULATE_WRITE"));
+        assert!(refused(register().unwrap_err()).contains("sealed against writing already"));
+        assert_eq!(regions.lock().bytes, 0);
+        let ours = lend(&regions, 0, 8192).await.unwrap();
+        ours.mapping().write(0, &[1]);
         assert_eq!(&regions.buffer(&extent).unwrap().to_private()[..], &[1]);
     }
 
     #[tokio::test]
-    async fn a_region_of_an_earlier_connection_is_for_inputs() {
-        let (first, second) =
-            (Regions::new(limits(), Arc::default()), Regions::new(limits(), Arc::default()));
-        let ours = lend(&first, 0, 4096).await.unwrap();
-        let extent = Extent { region: 0, offset: 0, length: 4 };
-        first.room(&extent).unwrap();
-        second.register(0, 4096, ours.as_fd().try_clone_to_owned().unwrap(), free).unwrap();
-        second.commit(0).await.unwrap();
-        ours.mapping().write(0, &[1, 2, 3, 4]);
-        assert_eq!(&second.buffer(&extent).unwrap().to_private()[..], &[1, 2, 3, 4]);
-        let error = second.room(&extent).err().unwrap();
-        assert!(error.message().contains("region 0 was sealed against writing before"), "{error}");
+    async fn rings_take_a_region_that_nobody_else_uses() {
+        let regions = Regions::new(limits(), Arc::default());
+        lend(&regions, 0, 4096).await.unwrap();
+        let refused = |bytes| regions.take_for_rings(0, bytes).err().unwrap().message().to_owned();
+        assert!(refused(4097).contains("are not all in region 0"));
+        let buffer = regions.buffer(&Extent { region: 0, offset: 0, length: 1 }).unwrap();
+        assert!(refused(4096).contains("requests use region 0"));
+        drop(buffer);
+        let memory = regions.take_for_rings(0, 4096).unwrap();
+        assert_eq!((memory.len(), regions.lock().bytes), (4096, 0));
+        assert!(regions.take_for_rings(0, 1).is_err() && regions.close(0).is_err());
     }
 
     #[tokio::test]

@@ -332,7 +332,7 @@ impl RingChannel {
         let results = match infer.results {
             ResultPlace::Stream => Ok(None),
             ResultPlace::Region(extent) => {
-                lane.session.regions.room(&extent).map(|piece| Some((extent.region, piece)))
+                lane.session.regions.piece(&extent).map(|piece| Some((extent.region, piece)))
             }
         };
         let prepared = results.and_then(|results| Ok((lane.session.request(infer, &Bytes::new())?, results)));

@@ -4,7 +4,7 @@
 /// Regions in one table. Stock clients have one for each tensor.
 pub(super) const REGIONS_PER_TABLE_MAX: usize = 64;
 
-/// Regions of one user of one tenant in all its tables: a few client processes. Each holds a descriptor.
+/// Regions of one tenant in all its tables: a few client processes. Each holds a descriptor.
 pub(super) const REGIONS_PER_OWNER_MAX: usize = 4 * REGIONS_PER_TABLE_MAX;
 
 /// Regions of everybody. Fewer where few files may be open; see [`FILES_SHARE`].

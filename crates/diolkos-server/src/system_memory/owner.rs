@@ -2,9 +2,9 @@
 //! Whose tables there are, and how much they hold.
 //!
 //! ```text
-//! (tenant, uid) ──> owner: regions and bytes in all its tables ──> the table that its connections share
-//!                   └── lives as long as one of its tables, and a table as long as a session or a linger;
-//!                       and as long as something is left of its regions
+//! tenant ──> owner: regions and bytes in all its tables ──uid──> the table that its connections share
+//!            └── lives as long as one of its tables, and a table as long as a session or a linger;
+//!                and as long as something is left of its regions
 //! ```
 
 use std::collections::HashMap;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use diolkos_types::{Code, Status, TenantId};
 use rustix::process::{Resource, getrlimit};
 
-use super::left::Leavings;
+use super::left::{Files, Leavings};
 use super::limits::{FILES_SHARE, REGIONS_MAX, REGIONS_PER_OWNER_MAX};
 use super::table::Table;
 use crate::limits::REFUSE_RETRY_SECONDS;
@@ -26,7 +26,7 @@ struct Sum {
     bytes: u64,
 }
 
-/// A user of a tenant.
+/// A tenant. Its users share what it has: whoever is root in a sandbox is any user that it likes.
 #[derive(Debug)]
 pub(super) struct Owner {
     sum: Mutex<Sum>,
@@ -40,6 +40,7 @@ pub(super) struct Owner {
 struct All {
     regions: Mutex<usize>,
     regions_max: usize,
+    files: Files,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -59,13 +60,18 @@ impl Owner {
         lock(&self.leavings)
     }
 
+    /// The files that are in use, of everybody.
+    pub(super) fn files(&self) -> &Files {
+        &self.all.files
+    }
+
     /// Room for a region of so many bytes.
     pub(super) fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Slot, Status> {
         let hint = self.hint();
         let mut sum = lock(&self.sum);
         if sum.regions >= REGIONS_PER_OWNER_MAX {
             return Err(full(format!(
-                "your user has {} regions, as many as are possible; unregister some{hint}",
+                "your tenant has {} regions, as many as are possible; unregister some{hint}",
                 sum.regions
             )));
         }
@@ -94,7 +100,7 @@ impl Owner {
         }
         others.checked_add(bytes).filter(|&together| together <= self.bytes_max).ok_or_else(|| {
             full(format!(
-                "your user's regions have {others} bytes, {bytes} more are wanted, and {} are possible \
+                "your tenant's regions have {others} bytes, {bytes} more are wanted, and {} are possible \
                  (`shared_memory.bytes_max`); unregister some{hint}",
                 self.bytes_max
             ))
@@ -122,8 +128,22 @@ impl Slot {
         &self.owner
     }
 
-    /// Room for a region of another size instead.
-    pub(super) fn resize(&mut self, bytes: u64) -> Result<(), Status> {
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Room for the region and `other`'s, of which one goes: `most` bytes or what both have, whichever is less.
+    pub(super) fn take_over(&mut self, other: &Slot, most: u64) {
+        let bytes = self.bytes.saturating_add(other.bytes).min(most.max(self.bytes));
+        lock(&self.owner.sum).bytes += bytes - self.bytes;
+        self.bytes = bytes;
+    }
+
+    /// Room for a larger region instead, if it is larger.
+    pub(super) fn grow(&mut self, bytes: u64) -> Result<(), Status> {
+        if bytes <= self.bytes {
+            return Ok(());
+        }
         let hint = self.owner.hint();
         let mut sum = lock(&self.owner.sum);
         sum.bytes = self.owner.together(sum.bytes - self.bytes, bytes, &hint)?;
@@ -144,15 +164,16 @@ impl Drop for Slot {
 /// Every owner that there is.
 #[derive(Debug)]
 pub(super) struct Owners {
-    known: Mutex<HashMap<(TenantId, u32), Known>>,
+    known: Mutex<HashMap<TenantId, Known>>,
     bytes_max: u64,
     all: Arc<All>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Known {
     owner: Weak<Owner>,
-    shared: Weak<Table>,
+    /// Of each user.
+    shared: HashMap<u32, Weak<Table>>,
 }
 
 impl Owners {
@@ -160,7 +181,7 @@ impl Owners {
     pub(super) fn new(bytes_max: u64) -> Owners {
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) / FILES_SHARE;
         let regions_max = usize::try_from(files).unwrap_or(usize::MAX).min(REGIONS_MAX);
-        let all = Arc::new(All { regions: Mutex::new(0), regions_max });
+        let all = Arc::new(All { regions: Mutex::new(0), regions_max, files: Files::default() });
         Owners { known: Mutex::default(), bytes_max, all }
     }
 
@@ -169,10 +190,8 @@ impl Owners {
         let mut known = lock(&self.known);
         // The number of entries is that of owners with a session, and this is done once for a session.
         known.retain(|_, known| known.owner.strong_count() > 0);
-        let entry = known
-            .entry((tenant.clone(), uid))
-            .or_insert_with(|| Known { owner: Weak::new(), shared: Weak::new() });
-        if !own && let Some(table) = entry.shared.upgrade() {
+        let entry = known.entry(tenant.clone()).or_default();
+        if !own && let Some(table) = entry.shared.get(&uid).and_then(Weak::upgrade) {
             return table;
         }
         let owner = entry.owner.upgrade().unwrap_or_else(|| {
@@ -186,12 +205,13 @@ impl Owners {
         entry.owner = Arc::downgrade(&owner);
         let table = Arc::new(Table::new(owner));
         if !own {
-            entry.shared = Arc::downgrade(&table);
+            entry.shared.retain(|_, table| table.strong_count() > 0);
+            entry.shared.insert(uid, Arc::downgrade(&table));
         }
         table
     }
 
-    /// Users who have a table, or left something.
+    /// Tenants who have a table, or left something.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         lock(&self.known).values().filter(|known| known.owner.strong_count() > 0).count()
@@ -210,8 +230,12 @@ impl Drop for Owners {
 mod tests {
     use super::*;
 
-    fn owner(owners: &Owners, uid: u32) -> Arc<Owner> {
-        owners.table(&TenantId::default(), uid, true).owner().clone()
+    fn tenant(number: u32) -> TenantId {
+        TenantId::new(&format!("tenant-{number}"))
+    }
+
+    fn owner(owners: &Owners, number: u32) -> Arc<Owner> {
+        owners.table(&tenant(number), 0, true).owner().clone()
     }
 
     #[test]
@@ -239,8 +263,8 @@ mod tests {
         let owners = Owners::new(1000);
         let mut slots = Vec::new();
         let mut refused = None;
-        for uid in 0..10 {
-            let owner = owner(&owners, uid);
+        for number in 0..10 {
+            let owner = owner(&owners, number);
             for _ in 0..REGIONS_PER_OWNER_MAX {
                 match owner.reserve(1) {
                     Ok(slot) => slots.push(slot),
@@ -263,8 +287,11 @@ mod tests {
         let own = owners.table(&tenant, 1, true);
         assert!(!Arc::ptr_eq(&one, &own) && Arc::ptr_eq(one.owner(), own.owner()));
         let other = owners.table(&tenant, 2, false);
-        assert!(!Arc::ptr_eq(&one, &other) && !Arc::ptr_eq(one.owner(), other.owner()));
+        assert!(!Arc::ptr_eq(&one, &other) && Arc::ptr_eq(one.owner(), other.owner()));
+        let another = owners.table(&self::tenant(1), 1, false);
+        assert!(!Arc::ptr_eq(&one, &another) && !Arc::ptr_eq(one.owner(), another.owner()));
         assert_eq!(owners.len(), 2);
+        drop(another);
         drop((one, same, own, other));
         assert_eq!(owners.len(), 0);
         // Dead entries go when the next one comes.

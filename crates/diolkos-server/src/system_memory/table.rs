@@ -10,7 +10,6 @@ use diolkos_types::{Code, Status};
 use rustix::process::{Resource, getrlimit};
 
 use super::file::{self, Opened};
-use super::left::Span;
 use super::limits::{NAME_BYTES_MAX, REGIONS_PER_TABLE_MAX};
 use super::owner::Owner;
 use super::region::Region;
@@ -61,8 +60,7 @@ impl Table {
                 format!("region `{}` ends at byte {end}, behind where this daemon may write", shown(name)),
             ));
         }
-        let span = Span { file: number, start: *offset, end };
-        let held = self.owner.hold(file, span)?;
+        let held = self.owner.hold(self.owner.files(), number, file, (*offset, end))?;
         let region = Region {
             name: name.as_str().into(),
             key: key.as_str().into(),

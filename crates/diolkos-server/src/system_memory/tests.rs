@@ -175,10 +175,11 @@ async fn descriptors_are_closed_with_their_regions() {
     let session = fixture.ours();
     session.register(wanted("a", "k", 0, 100)).await.unwrap();
     session.register(wanted("b", "k", 0, 100)).await.unwrap();
-    assert_eq!(open(), 2);
+    // One for a file, however many regions are in it.
+    assert_eq!(open(), 1);
     session.register(wanted("a", "k", 0, 100)).await.unwrap_err();
     session.register(wanted("c", "k", 0, 101)).await.unwrap_err();
-    assert_eq!(open(), 2);
+    assert_eq!(open(), 1);
     session.unregister(Some("a")).await.unwrap();
     assert_eq!(open(), 1);
     drop(session);
@@ -421,10 +422,12 @@ async fn what_outputs_were_written_to_counts_until_it_is_gone() {
         told.contains("8192 bytes, 1 more") && told.contains("1 with 8192 bytes are not registered"),
         "{told}"
     );
-    // The same again takes its place, of another size as well, and too large a one leaves it where it is.
-    session.register(wanted("same", "/k", 0, 8192)).await.unwrap();
-    session.unregister(None).await.unwrap();
-    assert!(refused().await.contains("1 with 8192 bytes"));
+    // The same again takes its place, a part of it as well, and too large a one leaves it where it is.
+    for (offset, bytes) in [(0, 8192), (4096, 1)] {
+        session.register(wanted("same", "/k", offset, bytes)).await.unwrap();
+        session.unregister(None).await.unwrap();
+        assert!(refused().await.contains("1 with 8192 bytes"));
+    }
     fs::write(fixture.path("k"), vec![1; 8193]).unwrap();
     assert!(message(session.register(wanted("same", "/k", 0, 8193)).await).contains("8193 bytes, and 8192"));
     assert!(refused().await.contains("1 with 8192 bytes"));
@@ -434,6 +437,30 @@ async fn what_outputs_were_written_to_counts_until_it_is_gone() {
     assert!(refused().await.contains("1 with 8192 bytes"));
     drop(theirs);
     session.register(wanted("other", "/read", 0, 1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn parts_of_one_file_do_not_keep_each_other() {
+    let fixture = Fixture::with(3 * 4096, 1 << 20);
+    fixture.file("k", &[0; 3 * 4096]);
+    fixture.file("other", &[0; 3 * 4096]);
+    let (session, another) = (fixture.ours(), fixture.ours());
+    for (who, name, offset) in [(&session, "a", 0), (&session, "b", 8192), (&another, "a", 4096)] {
+        who.register(wanted(name, "/k", offset, 4096)).await.unwrap();
+        write(who, at(name, 0, 100), b"y").await.unwrap();
+    }
+    session.unregister(None).await.unwrap();
+    // As much as it was, and of one file.
+    let told = message(session.register(wanted("other", "/other", 0, 1)).await);
+    assert!(told.contains("12288 bytes, 1 more") && told.contains("; 1 with 8192 bytes"), "{told}");
+    fs::remove_file(fixture.path("k")).unwrap();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    // It is in use.
+    assert_eq!(read(&another, at("a", 0, 1)).await.unwrap(), "y");
+    another.unregister(None).await.unwrap();
+    session.register(wanted("other", "/other", 0, 3 * 4096)).await.unwrap();
+    drop((session, another));
+    eventually("the end of its owner", || fixture.memory.owners.len() == 0).await;
 }
 
 #[tokio::test]

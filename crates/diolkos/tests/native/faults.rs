@@ -53,7 +53,7 @@ fn tensors_outlive_their_connection_and_regions_do_not_pile_up() {
     let mut replies = Vec::new();
     let mut mapped = Vec::new();
     for _ in 0..5 {
-        // The input lies in the first region for ever, and the outputs in new ones.
+        // The input moves to a region of the connection that there is.
         let reply = echo.infer([("data", tensor)]).unwrap();
         assert!(client.shares_memory());
         assert_eq!(reply.output(0).unwrap().values::<u32>().unwrap(), [7; 1000]);
@@ -64,7 +64,7 @@ fn tensors_outlive_their_connection_and_regions_do_not_pile_up() {
         tensor = reply.into_inputs().remove(0);
     }
     assert_eq!(replies.len(), 1);
-    // Two on each side, and the rings; a daemon that is just gone may have some.
+    // A region and rings on each side, and the region of the last outputs; a daemon that is just gone may have some.
     assert!(mapped[4] <= mapped[1] + 2, "{mapped:?}");
 }
 

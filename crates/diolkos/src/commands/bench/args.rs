@@ -147,6 +147,9 @@ pub struct ChannelArgs {
     /// Few and short rounds: a look, not a result
     #[arg(long)]
     pub quick: bool,
+    /// Clean rounds [default: 15, or 6 if quick]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub rounds: Option<u16>,
     /// Directory with more real models [default: $DIOLKOS_TEST_MODELS, else ../shared/models]
     #[arg(long, value_name = "DIR")]
     pub models: Option<PathBuf>,

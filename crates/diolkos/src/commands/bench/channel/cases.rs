@@ -15,6 +15,7 @@ use super::super::{closed, procfs, runtime};
 use super::call_for;
 use super::peer::{Peer, Role};
 use super::results::Measured;
+use super::turns::{Turn, in_turns};
 use crate::exit::Failure;
 use crate::tensor::Value;
 
@@ -225,7 +226,7 @@ impl Bench {
         self.peers.iter().map(Peer::pid).chain(servers).collect()
     }
 
-    /// One case, for so long; `None` if its model is not there.
+    /// One case, for so long; `None` for one of those that are measured in turns.
     pub(super) fn measure(&mut self, case: Case, length: Duration) -> Result<Option<Measured>, Failure> {
         let measured = match case {
             Case::PingEvent => call_for(length, || self.peers[0].call()),
@@ -239,20 +240,42 @@ impl Bench {
             Case::EmptyMany(way) => self.many(way, length),
             Case::Work(work, way) => {
                 let local = match work {
-                    Work::Image => Some(&self.local),
-                    Work::Short => Some(&self.short),
-                    Work::Long => self.long.as_ref(),
+                    Work::Image => &self.local,
+                    Work::Short => &self.short,
+                    // In turns, see `measure_long`.
+                    Work::Long => return Ok(None),
                 };
-                // Long work needs more time for as many calls.
-                let length = if work == Work::Long { 3 * length } else { length };
-                match local.zip(self.question(work)) {
-                    Some((local, question)) => self.ask(local, question, way, length),
+                match self.question(work) {
+                    Some(question) => self.ask(local, question, way, length),
                     None => return Ok(None),
                 }
             }
             Case::Echo => self.ask(&self.local, &payload::echo_bytes(LARGE_BYTES), Way::Adaptive, 2 * length),
         };
         measured.map(Some)
+    }
+
+    /// Long work by every way, in turns; nothing if its model is not there.
+    pub(super) fn measure_long(&self, length: Duration) -> Result<Vec<(String, Measured)>, Failure> {
+        const WAYS: [Way; 3] = [Way::Inproc, Way::Blocking, Way::Adaptive];
+        let Some((local, question)) = self.long.as_ref().zip(self.question(Work::Long)) else {
+            return Ok(Vec::new());
+        };
+        let turns = WAYS.map(|way| self.turn(local, question, way)).into_iter();
+        let measured = in_turns(turns.collect::<Result<_, Failure>>()?, length)?;
+        let name = |way| Case::Work(Work::Long, way).name();
+        Ok(WAYS.map(name).into_iter().zip(measured).collect())
+    }
+
+    fn turn<'a>(&'a self, local: &Local, question: &Question, way: Way) -> Result<Turn<'a>, Failure> {
+        let cpu = move || self.cpu(way);
+        if way == Way::Inproc {
+            let mut caller = InprocCaller::open(local, question)?;
+            return Ok(Turn::new(move || outcome(caller.call_blocking()), cpu));
+        }
+        let mut remote = Remote::open(&self.client(way)?, question)?;
+        remote.call()?;
+        Ok(Turn::new(move || remote.call(), cpu))
     }
 
     fn memcpy(&mut self, bytes: usize, length: Duration) -> Result<Measured, Failure> {
@@ -273,7 +296,7 @@ impl Bench {
             Way::Polled => Waiting::Polling,
             Way::Adaptive | Way::Inproc | Way::Grpc => Waiting::Adaptive,
         };
-        let options = Options { waiting, region_bytes: 3 * LARGE_BYTES, ..Options::default() };
+        let options = Options { waiting, ..Options::default() };
         Client::connect_with(&self.server(way).unix.to_string(), options).map_err(failed)
     }
 

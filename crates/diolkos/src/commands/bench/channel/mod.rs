@@ -7,13 +7,15 @@
 //! ```
 //!
 //! Every case is measured in every round, one after the other, so that a machine that gets slower meanwhile does
-//! so for all of them; targets are judged by the ratios within a round.
+//! so for all of them; targets are judged by the ratios within a round. Those of long work, where a round has few calls, take
+//! turns within the round.
 
 mod cases;
 mod fresh;
 mod page;
 mod peer;
 mod results;
+mod turns;
 mod verdict;
 
 use std::collections::BTreeMap;
@@ -34,6 +36,9 @@ use super::report::{Plan, Watch};
 use crate::commands::print;
 use crate::exit::{Exit, Failure};
 
+/// How much longer than a case all of the long work takes, which has as many calls then as can tell one in a hundred.
+const LONG: u32 = 24;
+
 /// Runs `bench channel`.
 pub(super) fn run(args: &ChannelArgs) -> Result<Exit, Failure> {
     let results = measure(args)?;
@@ -52,6 +57,7 @@ pub(super) fn run_peer(args: &PeerArgs) -> Result<Exit, Failure> {
 
 fn measure(args: &ChannelArgs) -> Result<Results, Failure> {
     let plan = Plan::new(args.quick);
+    let plan = args.rounds.map_or(plan, |rounds| plan.with(usize::from(rounds)));
     let length = plan.length / 4;
     let mut results = Results { host: Host::look(), quick: args.quick, ..Results::default() };
     let models = args.models.clone().or_else(|| std::env::var_os("DIOLKOS_TEST_MODELS").map(PathBuf::from));
@@ -68,6 +74,7 @@ fn measure(args: &ChannelArgs) -> Result<Results, Failure> {
                 round.insert(case.name(), measured);
             }
         }
+        round.extend(bench.measure_long(LONG * length)?);
         let foreign = watch.end()?;
         clean += usize::from(foreign.clean);
         results.rounds.push(results::Round { measured: round, foreign });

@@ -43,7 +43,7 @@ pub(super) fn render(results: &Results, judged: &[Judged]) -> String {
     );
     let _ = writeln!(
         out,
-        "Every case is measured in every round, one after the other; {} rounds, {} of them without foreign load. Numbers are medians \
+        "Every case is measured in every round, one after the other, MobileNet in turns of four calls; {} rounds, {} of them without foreign load. Numbers are medians \
          of the clean rounds' medians, with the 95 % interval for the median; ratios are taken within each round.\n",
         results.rounds.len(),
         results.clean()
