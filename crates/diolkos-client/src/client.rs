@@ -328,15 +328,20 @@ impl Core {
         self.regions.extent(storage, generation)
     }
 
-    /// Moves a tensor from a region of an earlier connection to one of this, if there is room.
-    pub(crate) fn bring(&self, connection: &Arc<Connection>, tensor: &mut AnyTensor) {
-        let is_mine = matches!(tensor.storage, Storage::Shared { .. });
-        if is_mine
-            && self.regions.are_of_earlier(&tensor.storage, connection.generation)
-            && let Ok(mut storage) = self.storage(connection, tensor.storage.bytes().len())
-        {
-            storage.bytes_mut().copy_from_slice(tensor.storage.bytes());
-            tensor.storage = storage;
+    /// Moves a tensor from a region of an earlier connection to one of this; where it is shared, that is a copy for this
+    /// request. Without room it stays where it is, and goes over the stream.
+    pub(crate) fn bring(&self, connection: &Arc<Connection>, tensor: &mut AnyTensor) -> Result<(), Error> {
+        if !self.regions.are_of_earlier(&tensor.storage, connection.generation) {
+            return Ok(());
+        }
+        match self.storage(connection, tensor.storage.bytes().len()) {
+            Ok(mut storage) => {
+                storage.bytes_mut().copy_from_slice(tensor.storage.bytes());
+                tensor.storage = storage;
+                Ok(())
+            }
+            Err(lost @ Error::Lost { .. }) => Err(lost),
+            Err(_) => Ok(()),
         }
     }
 

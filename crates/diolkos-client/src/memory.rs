@@ -5,6 +5,7 @@
 //! (`diolkos_shm::region`). Tensors outlive it, and with them their regions, so that a request whose connection was lost can be sent
 //! again without building its tensors anew: they move to a region of the new connection, or go over the stream.
 
+use std::fmt;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +24,6 @@ const STEP_BYTES_MAX: u64 = 64 << 20;
 const PRIVATE_BYTES_SURE: usize = 1 << 20;
 
 /// Bytes of a tensor, wherever they are.
-#[derive(Debug)]
 pub(crate) enum Storage {
     /// In a region, by its number among those of one client and one of its connections.
     Shared { extent: Extent, region: u16, client: u64, generation: u64 },
@@ -44,6 +44,13 @@ pub(crate) struct Lent(Arc<Storage>);
 impl AsRef<[u8]> for Lent {
     fn as_ref(&self) -> &[u8] {
         self.0.bytes()
+    }
+}
+
+impl fmt::Debug for Storage {
+    // Contents have no place in a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Storage({} bytes)", self.bytes().len())
     }
 }
 

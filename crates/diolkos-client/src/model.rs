@@ -6,6 +6,7 @@ use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use diolkos_shm::arena::ALIGNMENT;
 use diolkos_types::{DataType, Dim, HandleId, Signature, TensorSpec};
 use diolkos_wire::{CloseModel, Infer, Message, OpenModel, Place, ResultPlace, TensorRef};
 
@@ -202,7 +203,10 @@ impl Model {
     pub fn would_wait(&self, input_bytes: usize, copied_bytes: usize) -> bool {
         let opened = self.lock().clone();
         let room = self.room_for(&opened.signature, input_bytes as u64, None);
-        Client::of(&self.inner.core).would_wait_for(room.saturating_add(copied_bytes))
+        // Each tensor begins on a boundary of its own.
+        let tensors = opened.signature.inputs.len() + opened.signature.outputs.len();
+        let bytes = room.saturating_add(copied_bytes).saturating_add(tensors * ALIGNMENT);
+        Client::of(&self.inner.core).would_wait_for(bytes)
     }
 
     /// Room to offer for the outputs.

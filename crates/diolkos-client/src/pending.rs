@@ -282,7 +282,7 @@ fn send(
         asked.give_up_room();
     }
     if shared {
-        asked.inputs.iter_mut().for_each(|(_, tensor)| core.bring(connection, tensor));
+        asked.inputs.iter_mut().try_for_each(|(_, tensor)| core.bring(connection, tensor))?;
     }
     if shared && asked.room.is_none() {
         let bytes = asked.model.room_bytes(&opened.signature, &asked.inputs, asked.outputs.as_deref());

@@ -265,6 +265,15 @@ impl Remote {
                 }
             }
         }
+        let bytes: u64 = payload.iter().map(|part| part.len() as u64).sum();
+        if bytes > self.limits.payload_bytes_max {
+            // The daemon would hang up.
+            return Err(Error::invalid(format!(
+                "tensors of {bytes} bytes would have to travel with the request, and the daemon takes {} \
+                 (`limits.body_bytes_max`); make them in shared memory",
+                self.limits.payload_bytes_max
+            )));
+        }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.answers.enter(id)?;
         match self.stream.send(id, infer, payload, &[]) {

@@ -16,6 +16,9 @@ use rustix::param::page_size;
 
 use crate::segment::Segment;
 
+/// Less than a millisecond's worth of pages.
+const POPULATED_AT_ONCE_BYTES: usize = 4 << 20;
+
 /// Mapped memory, unmapped when dropped.
 #[derive(Debug)]
 pub struct Mapping {
@@ -68,7 +71,13 @@ impl Mapping {
 
     /// Has the kernel do all that it does for a write to each page, but the write.
     pub(crate) fn write_to_each_page(&self) -> io::Result<()> {
-        self.advise(Advice::LinuxPopulateWrite)
+        // In pieces, because the kernel holds a lock meanwhile that other threads of this process need.
+        for offset in (0..self.len).step_by(POPULATED_AT_ONCE_BYTES) {
+            let len = POPULATED_AT_ONCE_BYTES.min(self.len - offset);
+            // SAFETY: the range lies in this mapping, and its contents stay what they are.
+            unsafe { madvise(self.at(offset).cast::<c_void>(), len, Advice::LinuxPopulateWrite) }?;
+        }
+        Ok(())
     }
 
     /// Has the kernel take back what it can.

@@ -132,7 +132,9 @@ def are_soon_copied(values: Iterable[npt.ArrayLike]) -> bool:
 def sizes(values: Iterable[npt.ArrayLike]) -> tuple[int, int]:
     """Bytes of arrays, and of those among them that are copied before they are sent."""
     arrays = [value for value in values if isinstance(value, np.ndarray)]
-    return sum(array.nbytes for array in arrays), sum(array.nbytes for array in arrays if _home(array) is None)
+    stay = [_home(array) is not None and array.flags.c_contiguous and array.dtype.isnative for array in arrays]
+    copied = sum(array.nbytes for array, stays in zip(arrays, stay) if not stays)
+    return sum(array.nbytes for array in arrays), copied
 
 
 class Loans:

@@ -173,7 +173,8 @@ impl Native {
             Socket::Tcp(_) | Socket::Tls(_) | Socket::Vsock(_) => Features::default(),
         };
         let copied = self.app.counters.copied();
-        let session = NativeSession::new(session, limits::of(&settings), copied);
+        let files = self.front.files.clone();
+        let session = NativeSession::new(session, limits::of(&settings), copied, files);
         Ok((header.id, session, features.intersection(offered)))
     }
 }

@@ -34,7 +34,7 @@ mod session;
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use diolkos_shm::spin::Spin;
 
@@ -46,6 +46,8 @@ pub(crate) struct NativeFront {
     /// Started for the first channel, so that a daemon without any has no threads for them.
     poller: Mutex<Option<poller::Poller>>,
     channels: AtomicU64,
+    /// Of all connections.
+    files: Arc<regions::Files>,
 }
 
 impl NativeFront {

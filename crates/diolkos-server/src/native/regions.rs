@@ -11,14 +11,14 @@
 //! No page of a region that is lent is ever made by an access of ours, so none counts to the daemon, whatever the client
 //! does with the file afterwards. There is one pending region at a time, so that regions use up no descriptors.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use diolkos_backend::{Buffer, SharedMemory};
 use diolkos_engine::RegionCharge;
 use diolkos_shm::mapping::Mapping;
-use diolkos_shm::region::Region;
+use diolkos_shm::region::{Region, RegionError};
 use diolkos_shm::segment::Segment as _;
 use diolkos_types::{Code, Status};
 use diolkos_wire::{Extent, Limits};
@@ -32,6 +32,7 @@ pub(super) struct RegionMemory {
     copied: Arc<Copied>,
     /// Its tenant is charged until the last job that uses it lets go.
     _charge: Option<RegionCharge>,
+    _file: MappedFile,
 }
 
 impl SharedMemory for RegionMemory {
@@ -73,11 +74,39 @@ pub(super) struct Piece {
     pub(super) length: usize,
 }
 
+/// The memory files that are mapped, of everybody: each is mapped once, so that tables of pages are a small part of what clients
+/// really have.
+#[derive(Default)]
+pub(super) struct Files(Mutex<HashSet<(u64, u64)>>);
+
+/// One of them.
+struct MappedFile {
+    files: Arc<Files>,
+    id: (u64, u64),
+}
+
+impl Files {
+    fn map(self: &Arc<Self>, id: (u64, u64)) -> Result<MappedFile, Status> {
+        // Nothing below panics while it holds the lock.
+        if self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id) {
+            return Ok(MappedFile { files: self.clone(), id });
+        }
+        Err(Status::invalid("this memory file is a region already; make one for each region"))
+    }
+}
+
+impl Drop for MappedFile {
+    fn drop(&mut self) {
+        self.files.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
 /// Regions by the numbers that the client gave them.
 pub(super) struct Regions {
     table: Mutex<Table>,
     limits: Limits,
     copied: Arc<Copied>,
+    files: Arc<Files>,
 }
 
 #[derive(Default)]
@@ -93,6 +122,7 @@ struct Pending {
     number: u16,
     region: Arc<Region>,
     charge: Option<RegionCharge>,
+    file: MappedFile,
 }
 
 impl Table {
@@ -102,8 +132,8 @@ impl Table {
 }
 
 impl Regions {
-    pub(super) fn new(limits: Limits, copied: Arc<Copied>) -> Regions {
-        Regions { table: Mutex::default(), limits, copied }
+    pub(super) fn new(limits: Limits, copied: Arc<Copied>, files: Arc<Files>) -> Regions {
+        Regions { table: Mutex::default(), limits, copied, files }
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -120,8 +150,9 @@ impl Regions {
         charge: impl FnOnce(u64) -> Result<Option<RegionCharge>, Status>,
     ) -> Result<(), Status> {
         let Limits { regions_max, region_bytes_max, regions_bytes_max, .. } = self.limits;
-        let region =
-            Region::open(file, region_bytes_max).map_err(|error| Status::invalid(error.to_string()))?;
+        let region = Region::open(file, region_bytes_max).map_err(|error| refusal(number, &error))?;
+        let file = region.file_id().map_err(|error| refusal(number, &error))?;
+        let file = self.files.map(file)?;
         let bytes = region.mapping().len() as u64;
         if bytes != length {
             return Err(Status::invalid(format!(
@@ -154,7 +185,7 @@ impl Regions {
         }
         let charge = charge(bytes)?;
         table.bytes += bytes;
-        table.pending = Some(Pending { number, region: Arc::new(region), charge });
+        table.pending = Some(Pending { number, region: Arc::new(region), charge, file });
         Ok(())
     }
 
@@ -163,19 +194,24 @@ impl Regions {
     pub(super) async fn commit(&self, turn: &OwnTurn, number: u16) -> Result<(), Status> {
         let region = self.lock().pending(number).ok_or_else(|| no_such_region(number))?.region.clone();
         let bytes = region.mapping().len();
-        let whole = offload::run(turn, bytes, move || {
-            region.check_whole().map_err(|error| Status::invalid(format!("region {number}: {error}")))
-        });
-        if let Err(status) = whole.await {
+        let whole = move || region.check_whole().map_err(|error| refusal(number, &error));
+        // Not among the conversions: there are enough turns for everybody, however large their regions are.
+        let whole =
+            if bytes <= offload::INLINE_BYTES_MAX { whole() } else { offload::waiting(turn, whole).await };
+        if let Err(status) = whole {
             self.close(number)?;
             return Err(status);
         }
         let mut table = self.lock();
         let pending = table.pending.take_if(|pending| pending.number == number);
-        let Pending { region, charge, .. } = pending.ok_or_else(|| no_such_region(number))?;
+        let Pending { region, charge, file, .. } = pending.ok_or_else(|| no_such_region(number))?;
         // The mapping stays; the descriptor is closed here.
-        let memory =
-            RegionMemory { mapping: region.mapping().clone(), copied: self.copied.clone(), _charge: charge };
+        let memory = RegionMemory {
+            mapping: region.mapping().clone(),
+            copied: self.copied.clone(),
+            _charge: charge,
+            _file: file,
+        };
         table.regions.insert(number, Arc::new(memory));
         Ok(())
     }
@@ -246,6 +282,15 @@ impl Regions {
     }
 }
 
+fn refusal(number: u16, error: &RegionError) -> Status {
+    let message = format!("region {number}: {error}");
+    match error {
+        // It is not the client's fault.
+        RegionError::System { .. } => Status::new(Code::Internal, message),
+        _ => Status::invalid(message),
+    }
+}
+
 fn no_such_region(number: u16) -> Status {
     Status::new(Code::NotFound, format!("region {number} is not registered"))
 }
@@ -284,7 +329,7 @@ mod tests {
 
     #[tokio::test]
     async fn numbers_sizes_and_sums_have_bounds() {
-        let regions = Regions::new(limits(), Arc::default());
+        let regions = Regions::new(limits(), Arc::default(), Arc::default());
         let refused = |number, announced, len| {
             let error = regions.register(number, announced, file(len).1, free).unwrap_err();
             error.message().to_owned()
@@ -310,7 +355,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_not_sealed_and_whole_is_not_lent() {
         assert!(diolkos_shm::presence::can_tell(), "this test needs userfaultfd, and Linux 5.14");
-        let regions = Regions::new(limits(), Arc::default());
+        let regions = Regions::new(limits(), Arc::default(), Arc::default());
         let ours = Region::create(8192, Pages::Ordinary).unwrap();
         let register = || regions.register(0, 8192, ours.as_fd().try_clone_to_owned().unwrap(), free);
         let commit = async |number| regions.commit(&OwnTurn::default(), number).await;
@@ -321,6 +366,10 @@ mod tests {
         assert!(refused(commit(0).await.unwrap_err()).contains("add F_SEAL_FUTURE_WRITE"));
         assert_eq!(commit(0).await.unwrap_err().code(), Code::NotFound, "it was forgotten");
         register().unwrap();
+        assert!(
+            refused(regions.register(1, 8192, ours.as_fd().try_clone_to_owned().unwrap(), free).unwrap_err())
+                .contains("is a region already")
+        );
         ours.mapping().write(0, &[1]);
         seal_writes(&ours).unwrap();
         assert!(refused(commit(0).await.unwrap_err()).contains("MADV_POPULATE_WRITE"));
@@ -333,7 +382,7 @@ mod tests {
 
     #[tokio::test]
     async fn rings_take_a_region_that_nobody_else_uses() {
-        let regions = Regions::new(limits(), Arc::default());
+        let regions = Regions::new(limits(), Arc::default(), Arc::default());
         lend(&regions, 0, 4096).await.unwrap();
         let refused = |bytes| regions.take_for_rings(0, bytes).err().unwrap().message().to_owned();
         assert!(refused(4097).contains("are not all in region 0"));
@@ -347,7 +396,7 @@ mod tests {
 
     #[tokio::test]
     async fn pieces_lie_inside_and_outlive_their_region() {
-        let regions = Regions::new(limits(), Arc::default());
+        let regions = Regions::new(limits(), Arc::default(), Arc::default());
         let ours = lend(&regions, 0, 4096).await.unwrap();
         ours.mapping().write(4090, &[1, 2, 3, 4, 5, 6]);
         let extent = |offset, length| Extent { region: 0, offset, length };

@@ -16,7 +16,7 @@ use diolkos_engine::{NamedTensor, Outputs, Request, Timing};
 use diolkos_types::{BuildSpread, Code, HandleId, Shape, Signature, Status};
 use diolkos_wire::{Class, Failed, Infer, Limits, ModelOpened, Place, TensorRef};
 
-use super::regions::{Piece, Regions};
+use super::regions::{Files, Piece, Regions};
 use crate::metrics::Copied;
 use crate::sessions::ClientSession;
 
@@ -34,8 +34,13 @@ pub(super) struct NativeSession {
 }
 
 impl NativeSession {
-    pub(super) fn new(client: Arc<ClientSession>, limits: Limits, copied: Arc<Copied>) -> NativeSession {
-        NativeSession { client, regions: Regions::new(limits, copied), opened: Mutex::default() }
+    pub(super) fn new(
+        client: Arc<ClientSession>,
+        limits: Limits,
+        copied: Arc<Copied>,
+        files: Arc<Files>,
+    ) -> NativeSession {
+        NativeSession { client, regions: Regions::new(limits, copied, files), opened: Mutex::default() }
     }
 
     fn opened(&self) -> MutexGuard<'_, Opened> {

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Of a file that lies in several regions there is one [`Shared`], and so one descriptor: with two of them each would be somebody who
-//! has the file, to the other. What is left of it is one part, from the first byte to the last that was in a region.
+//! has the file, to the other.
 
 use std::collections::HashMap;
 use std::io;
@@ -26,12 +26,18 @@ use diolkos_types::Status;
 use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::fs::{fstat, ftruncate};
 use rustix::io::Errno;
+use rustix::param::page_size;
 
+use super::limits::REGIONS_PER_TABLE_MAX;
 use super::owner::{Owner, Slot};
 use crate::logging::limited;
 
 /// How long memory may stay that nobody has any more.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Parts of a file that are told apart: as many as a client may have regions. With more of them all between the first and the
+/// last counts.
+const PARTS_MAX: usize = REGIONS_PER_TABLE_MAX;
 
 /// Device and number: what a file is, whatever it is called.
 pub(super) type FileId = (u64, u64);
@@ -106,10 +112,40 @@ fn cannot_tell(error: &io::Error) -> bool {
 }
 
 /// A part of a file, by where it begins and ends.
-type Span = (u64, u64);
+pub(super) type Span = (u64, u64);
 
-fn hull(one: Span, other: Span) -> Span {
-    (one.0.min(other.0), one.1.max(other.1))
+/// Parts of a file: none touches another, in rising order.
+#[derive(Clone, Debug, Default)]
+struct Spans(Vec<Span>);
+
+impl Spans {
+    fn bytes(&self) -> u64 {
+        self.0.iter().map(|(start, end)| end - start).sum()
+    }
+
+    fn add(&mut self, mut new: Span) {
+        self.0.retain(|&(start, end)| {
+            let apart = end < new.0 || new.1 < start;
+            if !apart {
+                new = (new.0.min(start), new.1.max(end));
+            }
+            apart
+        });
+        self.0.push(new);
+        self.0.sort_unstable();
+        if let ([(start, _), .., (_, end)], true) = (&self.0[..], self.0.len() > PARTS_MAX) {
+            self.0 = vec![(*start, *end)];
+        }
+    }
+
+    fn cut(&mut self, gone: Span) {
+        let parts = self.0.iter().flat_map(|&(start, end)| {
+            [(start, end.min(gone.0)), (start.max(gone.1), end)]
+                .into_iter()
+                .filter(|(start, end)| start < end)
+        });
+        self.0 = parts.collect();
+    }
 }
 
 /// The file of a region, and the room that it takes among those of its tenant.
@@ -118,7 +154,6 @@ pub(super) struct Held {
     file: Arc<Shared>,
     /// `None` while it is dropped.
     slot: Option<Slot>,
-    /// The region, and what was left of others when it was registered.
     span: Span,
     written: AtomicBool,
 }
@@ -142,7 +177,7 @@ impl Drop for Held {
             && *self.written.get_mut()
         {
             let owner = slot.owner().clone();
-            owner.leave(Left::new(self.file.clone(), slot, self.span));
+            owner.leave(&self.file, slot, self.span);
         }
     }
 }
@@ -151,18 +186,17 @@ impl Drop for Held {
 #[derive(Debug)]
 struct Left {
     file: Arc<Shared>,
+    /// As large as the parts together.
     slot: Slot,
-    span: Span,
-    /// Tells it from what was left of the same file before.
+    parts: Spans,
+    /// Changes with what was left last.
     number: u64,
 }
 
-impl Left {
-    fn new(file: Arc<Shared>, slot: Slot, span: Span) -> Left {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        // Relaxed: it only has to be another one each time.
-        Left { file, slot, span, number: NEXT.fetch_add(1, Ordering::Relaxed) }
-    }
+fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    // Relaxed: it only has to be another one each time.
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// What is left of a tenant's regions.
@@ -182,23 +216,34 @@ impl Leavings {
 
 impl Owner {
     /// Keeps what is left of a region.
-    fn leave(self: &Arc<Self>, mut left: Left) {
+    fn leave(self: &Arc<Self>, file: &Arc<Shared>, mut slot: Slot, span: Span) {
+        // Whoever writes a byte makes a page.
+        let page = page_size() as u64;
+        let span = (span.0 / page * page, span.1.next_multiple_of(page));
         // On a thread without a runtime it is kept as well, and looked at with the next one.
         let runtime = tokio::runtime::Handle::try_current().ok();
         let mut leavings = self.leavings();
-        let other = leavings.files.remove(&left.file.id);
-        if let Some(other) = &other {
-            left.span = hull(left.span, other.span);
-            left.slot.take_over(&other.slot, left.span.1 - left.span.0);
-        }
-        leavings.files.insert(left.file.id, left);
+        let surplus = match leavings.files.get_mut(&file.id) {
+            Some(left) => {
+                left.parts.add(span);
+                left.slot.set(left.parts.bytes());
+                left.number = next_number();
+                Some(slot)
+            }
+            None => {
+                slot.set(span.1 - span.0);
+                let left = Left { file: file.clone(), slot, parts: Spans(vec![span]), number: next_number() };
+                leavings.files.insert(file.id, left);
+                None
+            }
+        };
         if let Some(runtime) = runtime
             && !std::mem::replace(&mut leavings.watched, true)
         {
             runtime.spawn(watch(self.clone()));
         }
         drop(leavings);
-        drop(other);
+        drop(surplus);
     }
 
     /// Closes the files that are gone.
@@ -216,7 +261,7 @@ impl Owner {
         }
     }
 
-    /// Room for a region. What is left of others in the same file becomes a part of it.
+    /// Room for a region. What is left of others where it lies becomes a part of it, and counts for it.
     pub(super) fn hold(
         self: &Arc<Self>,
         files: &Files,
@@ -225,19 +270,36 @@ impl Owner {
         span: Span,
     ) -> Result<Held, Status> {
         self.close_gone();
-        let earlier = self.leavings().files.remove(&id);
-        let Some(mut earlier) = earlier else {
-            let slot = Some(self.reserve(span.1 - span.0)?);
-            return Ok(Held { file: files.share(id, file), slot, span, written: AtomicBool::new(false) });
-        };
-        let whole = hull(span, earlier.span);
-        if let Err(status) = earlier.slot.grow(whole.1 - whole.0) {
-            self.leave(earlier);
-            return Err(status);
+        let mut leavings = self.leavings();
+        let mut written = false;
+        let mut before = None;
+        if let Some(left) = leavings.files.get_mut(&id) {
+            let all = left.parts.clone();
+            left.parts.cut(span);
+            left.slot.set(left.parts.bytes());
+            written = all.bytes() > left.parts.bytes();
+            before = Some(all);
         }
-        let Left { slot, .. } = earlier;
-        let written = AtomicBool::new(true);
-        Ok(Held { file: files.share(id, file), slot: Some(slot), span: whole, written })
+        // It is all or nothing: nobody else changes what is left meanwhile.
+        let reserved = self.reserve(span.1 - span.0, leavings.sum());
+        let spent = match (&reserved, leavings.files.get_mut(&id), before) {
+            (Err(_), Some(left), Some(before)) => {
+                left.slot.set(before.bytes());
+                left.parts = before;
+                None
+            }
+            (Ok(_), Some(left), _) if left.parts.0.is_empty() => leavings.files.remove(&id),
+            _ => None,
+        };
+        let held = reserved.map(|slot| Held {
+            file: files.share(id, file),
+            slot: Some(slot),
+            span,
+            written: AtomicBool::new(written),
+        });
+        drop(leavings);
+        drop(spent);
+        held
     }
 
     /// Closes all of them, whatever is in them.
@@ -257,6 +319,43 @@ async fn watch(owner: Arc<Owner>) {
         if leavings.files.is_empty() {
             leavings.watched = false;
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn many_parts_become_one() {
+        let mut spans = Spans::default();
+        (0..PARTS_MAX as u64).for_each(|at| spans.add((2 * at, 2 * at + 1)));
+        assert_eq!(spans.bytes(), PARTS_MAX as u64);
+        spans.add((1000, 1001));
+        assert_eq!(spans.0, [(0, 1001)]);
+    }
+
+    proptest! {
+        #[test]
+        fn parts_are_as_a_set_of_bytes_is(steps in proptest::collection::vec((any::<bool>(), 0u64..40, 1u64..20), 0..20)) {
+            let mut spans = Spans::default();
+            let mut bytes = std::collections::BTreeSet::new();
+            for (adds, start, length) in steps {
+                let span = (start, start + length);
+                if adds {
+                    spans.add(span);
+                    bytes.extend(span.0..span.1);
+                } else {
+                    spans.cut(span);
+                    bytes.retain(|byte| !(span.0..span.1).contains(byte));
+                }
+                let all: Vec<u64> = spans.0.iter().flat_map(|&(start, end)| start..end).collect();
+                prop_assert!(all.iter().eq(bytes.iter()), "{spans:?}");
+                prop_assert_eq!(spans.bytes(), bytes.len() as u64);
+            }
         }
     }
 }

@@ -65,11 +65,11 @@ impl Owner {
         &self.all.files
     }
 
-    /// Room for a region of so many bytes.
-    pub(super) fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Slot, Status> {
-        let hint = self.hint();
+    /// Room for a region of so many bytes. `left`: of how many files something is left, and how much, for messages.
+    pub(super) fn reserve(self: &Arc<Self>, bytes: u64, left: (usize, u64)) -> Result<Slot, Status> {
+        let hint = hint(left);
         let mut sum = lock(&self.sum);
-        if sum.regions >= REGIONS_PER_OWNER_MAX {
+        if sum.regions >= self.regions_max() {
             return Err(full(format!(
                 "your tenant has {} regions, as many as are possible; unregister some{hint}",
                 sum.regions
@@ -107,15 +107,20 @@ impl Owner {
         })
     }
 
-    /// What counts beside the regions that there are.
-    fn hint(&self) -> String {
-        match self.leavings().sum() {
-            (0, _) => String::new(),
-            (files, bytes) => format!(
-                "; {files} with {bytes} bytes are not registered any more, but outputs were written to their files, and these \
-                 are still there: remove them (shm_unlink)"
-            ),
-        }
+    /// No tenant has more than a quarter of what there is for everybody.
+    fn regions_max(&self) -> usize {
+        REGIONS_PER_OWNER_MAX.min(self.all.regions_max / 4).max(1)
+    }
+}
+
+/// What counts beside the regions that there are.
+fn hint(left: (usize, u64)) -> String {
+    match left {
+        (0, _) => String::new(),
+        (files, bytes) => format!(
+            "; {bytes} bytes in {files} files are not registered any more, but outputs were written to them, and they are still \
+             there: remove them (shm_unlink)"
+        ),
     }
 }
 
@@ -132,23 +137,11 @@ impl Slot {
         self.bytes
     }
 
-    /// Room for the region and `other`'s, of which one goes: `most` bytes or what both have, whichever is less.
-    pub(super) fn take_over(&mut self, other: &Slot, most: u64) {
-        let bytes = self.bytes.saturating_add(other.bytes).min(most.max(self.bytes));
-        lock(&self.owner.sum).bytes += bytes - self.bytes;
-        self.bytes = bytes;
-    }
-
-    /// Room for a larger region instead, if it is larger.
-    pub(super) fn grow(&mut self, bytes: u64) -> Result<(), Status> {
-        if bytes <= self.bytes {
-            return Ok(());
-        }
-        let hint = self.owner.hint();
+    /// Makes it smaller or larger, whatever there is room for: what is left of regions is there.
+    pub(super) fn set(&mut self, bytes: u64) {
         let mut sum = lock(&self.owner.sum);
-        sum.bytes = self.owner.together(sum.bytes - self.bytes, bytes, &hint)?;
+        sum.bytes = sum.bytes - self.bytes + bytes;
         self.bytes = bytes;
-        Ok(())
     }
 }
 
@@ -230,6 +223,12 @@ impl Drop for Owners {
 mod tests {
     use super::*;
 
+    impl Owner {
+        fn reserve_alone(self: &Arc<Self>, bytes: u64) -> Result<Slot, Status> {
+            self.reserve(bytes, (0, 0))
+        }
+    }
+
     fn tenant(number: u32) -> TenantId {
         TenantId::new(&format!("tenant-{number}"))
     }
@@ -242,20 +241,20 @@ mod tests {
     fn sizes_and_numbers_are_bounded_and_given_back() {
         let owners = Owners::new(1000);
         let first = owner(&owners, 1);
-        assert_eq!(first.reserve(1001).unwrap_err().code(), Code::TooLarge);
-        assert_eq!(first.reserve(u64::MAX).unwrap_err().code(), Code::TooLarge);
-        let slot = first.reserve(600).unwrap();
-        let refused = first.reserve(401).unwrap_err();
+        assert_eq!(first.reserve_alone(1001).unwrap_err().code(), Code::TooLarge);
+        assert_eq!(first.reserve_alone(u64::MAX).unwrap_err().code(), Code::TooLarge);
+        let slot = first.reserve_alone(600).unwrap();
+        let refused = first.reserve_alone(401).unwrap_err();
         assert_eq!(refused.code(), Code::Busy);
         assert!(refused.message().contains("600 bytes, 401 more are wanted, and 1000"), "{refused:?}");
         // Nobody uses up what is another's.
         let second = owner(&owners, 2);
-        drop(second.reserve(1000).unwrap());
+        drop(second.reserve_alone(1000).unwrap());
         drop(slot);
-        let slots: Vec<Slot> = (0..REGIONS_PER_OWNER_MAX).map(|_| first.reserve(1).unwrap()).collect();
-        assert!(first.reserve(1).unwrap_err().message().contains("256 regions"));
+        let slots: Vec<Slot> = (0..REGIONS_PER_OWNER_MAX).map(|_| first.reserve_alone(1).unwrap()).collect();
+        assert!(first.reserve_alone(1).unwrap_err().message().contains("256 regions"));
         drop(slots);
-        first.reserve(1000).unwrap();
+        first.reserve_alone(1000).unwrap();
     }
 
     #[test]
@@ -266,7 +265,7 @@ mod tests {
         for number in 0..10 {
             let owner = owner(&owners, number);
             for _ in 0..REGIONS_PER_OWNER_MAX {
-                match owner.reserve(1) {
+                match owner.reserve_alone(1) {
                     Ok(slot) => slots.push(slot),
                     Err(status) => refused = Some(status),
                 }

@@ -419,22 +419,22 @@ async fn what_outputs_were_written_to_counts_until_it_is_gone() {
     let refused = async || message(session.register(wanted("other", "/read", 0, 1)).await);
     let told = refused().await;
     assert!(
-        told.contains("8192 bytes, 1 more") && told.contains("1 with 8192 bytes are not registered"),
+        told.contains("8192 bytes, 1 more") && told.contains("8192 bytes in 1 files are not registered"),
         "{told}"
     );
     // The same again takes its place, a part of it as well, and too large a one leaves it where it is.
     for (offset, bytes) in [(0, 8192), (4096, 1)] {
         session.register(wanted("same", "/k", offset, bytes)).await.unwrap();
         session.unregister(None).await.unwrap();
-        assert!(refused().await.contains("1 with 8192 bytes"));
+        assert!(refused().await.contains("8192 bytes in 1 files"));
     }
     fs::write(fixture.path("k"), vec![1; 8193]).unwrap();
     assert!(message(session.register(wanted("same", "/k", 0, 8193)).await).contains("8193 bytes, and 8192"));
-    assert!(refused().await.contains("1 with 8192 bytes"));
+    assert!(refused().await.contains("8192 bytes in 1 files"));
     // Its name is not all.
     let theirs = fs::File::open(fixture.path("k")).unwrap();
     fs::remove_file(fixture.path("k")).unwrap();
-    assert!(refused().await.contains("1 with 8192 bytes"));
+    assert!(refused().await.contains("8192 bytes in 1 files"));
     drop(theirs);
     session.register(wanted("other", "/read", 0, 1)).await.unwrap();
 }
@@ -449,10 +449,16 @@ async fn parts_of_one_file_do_not_keep_each_other() {
         who.register(wanted(name, "/k", offset, 4096)).await.unwrap();
         write(who, at(name, 0, 100), b"y").await.unwrap();
     }
+    // Again and again, and it is never more than it was.
+    for _ in 0..3 {
+        session.unregister(None).await.unwrap();
+        session.register(wanted("b", "/k", 8192, 4096)).await.unwrap();
+        session.register(wanted("a", "/k", 0, 4096)).await.unwrap();
+    }
     session.unregister(None).await.unwrap();
     // As much as it was, and of one file.
     let told = message(session.register(wanted("other", "/other", 0, 1)).await);
-    assert!(told.contains("12288 bytes, 1 more") && told.contains("; 1 with 8192 bytes"), "{told}");
+    assert!(told.contains("12288 bytes, 1 more") && told.contains("; 8192 bytes in 1 files"), "{told}");
     fs::remove_file(fixture.path("k")).unwrap();
     tokio::time::sleep(Duration::from_millis(1500)).await;
     // It is in use.
@@ -492,4 +498,22 @@ async fn a_file_that_its_client_emptied_is_done_with() {
     fixture.file("k", b"");
     fixture.file("other", &[7; 8192]);
     session.register(wanted("r", "/other", 0, 8192)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_byte_that_was_written_counts_as_a_page() {
+    let fixture = Fixture::with(3 * 4096, 1 << 20);
+    fixture.file("k", &[0; 8192]);
+    let session = fixture.ours();
+    for offset in [1, 4097] {
+        session.register(wanted("r", "/k", offset, 1)).await.unwrap();
+        write(&session, at("r", 0, 1), b"y").await.unwrap();
+        session.unregister(None).await.unwrap();
+    }
+    let told = message(session.register(wanted("r", "/k", 0, 3 * 4096)).await);
+    assert!(told.contains("do not lie in"), "{told}");
+    fixture.file("other", &[0; 8192]);
+    let told = message(session.register(wanted("r", "/other", 0, 4097)).await);
+    assert!(told.contains("8192 bytes in 1 files"), "{told}");
+    session.register(wanted("r", "/other", 0, 4096)).await.unwrap();
 }

@@ -68,6 +68,29 @@ fn tensors_outlive_their_connection_and_regions_do_not_pile_up() {
     assert!(mapped[4] <= mapped[1] + 2, "{mapped:?}");
 }
 
+/// A tensor that is shared can't move, and one that is too long for the stream must not be sent over it.
+#[test]
+fn shared_and_large_tensors_outlive_their_connection_too() {
+    let fixture = Fixture::start("");
+    let client = fixture.client();
+    let minmax = client.open("minmax").unwrap();
+    let mut input = client.tensor::<u8>(&[2 << 20]).unwrap();
+    input.fill(7);
+    let shared = AnyTensor::from(input).share();
+    let fixture = fixture.restart_with("limits.body_bytes_max = \"1MiB\"");
+    for _ in 0..3 {
+        let reply = minmax.infer([("data", AnyTensor::from(shared.clone()))]).unwrap();
+        assert_eq!(reply.output(0).unwrap().bytes(), [7]);
+    }
+    // Not from shared memory at all.
+    let options = Options { memory: diolkos_client::Memory::Private, ..Options::default() };
+    let private = Client::connect_with(&fixture.unix(), options).unwrap();
+    let input = private.tensor::<u8>(&[2 << 20]).unwrap();
+    let error = private.open("minmax").unwrap().infer([("data", input)]).unwrap_err();
+    assert!(error.to_string().contains("`limits.body_bytes_max`"), "{error}");
+    private.open("noop").unwrap().infer(NONE).unwrap();
+}
+
 #[test]
 fn without_reconnecting_the_loss_is_told() {
     let mut fixture = Fixture::start("");

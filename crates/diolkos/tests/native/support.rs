@@ -80,9 +80,13 @@ impl Fixture {
     }
 
     /// Stops the daemon and starts another where it was.
-    pub(crate) fn restart(mut self) -> Fixture {
+    pub(crate) fn restart(self) -> Fixture {
+        self.restart_with("")
+    }
+
+    pub(crate) fn restart_with(mut self, settings: &str) -> Fixture {
         self.stop();
-        Fixture::start_in(self._dir.clone(), "")
+        Fixture::start_in(self._dir.clone(), settings)
     }
 
     /// Stops the daemon while the gate holds whoever is there.

@@ -72,14 +72,17 @@ impl<'a> Turn<'a> {
 /// Calls all of them in turns for `length` together, or once each.
 pub(super) fn in_turns(mut turns: Vec<Turn<'_>>, length: Duration) -> Result<Vec<Measured>, Failure> {
     let began = Instant::now();
-    loop {
-        for turn in &mut turns {
-            turn.take()?;
+    for first in 0.. {
+        // Each comes behind each of the others as often.
+        for at in 0..turns.len() {
+            let at = (first + at) % turns.len();
+            turns[at].take()?;
         }
         if began.elapsed() >= length {
-            return Ok(turns.iter().map(Turn::measured).collect());
+            break;
         }
     }
+    Ok(turns.iter().map(Turn::measured).collect())
 }
 
 #[cfg(test)]
@@ -91,11 +94,13 @@ mod tests {
     #[test]
     fn everybody_has_as_many_calls_and_only_its_own_time() {
         let (calls, slept) = (Cell::new(0), Duration::from_millis(2));
+        let each = [Cell::new(0), Cell::new(0)];
         let cpu = || Ok([Duration::from_millis(calls.get()), Duration::ZERO]);
         let call = |pause: Duration| {
-            let calls = &calls;
+            let (calls, mine) = (&calls, &each[usize::from(!pause.is_zero())]);
             move || {
                 calls.set(calls.get() + 1);
+                mine.set(mine.get() + 1);
                 std::thread::sleep(pause);
                 Ok(())
             }
@@ -103,6 +108,7 @@ mod tests {
         let turns = vec![Turn::new(call(Duration::ZERO), cpu), Turn::new(call(slept), cpu)];
         let measured = in_turns(turns, 4 * slept).unwrap();
         assert_eq!(measured.len(), 2);
+        assert_eq!(each[0], each[1]);
         assert!(measured[1].p50_ns >= slept.as_nanos() as f64 && measured[1].rate <= 500.0, "{measured:?}");
         assert!(measured[0].p50_ns < measured[1].p50_ns, "{measured:?}");
         // One millisecond for each call, by the clock that is given.
