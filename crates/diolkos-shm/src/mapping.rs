@@ -59,9 +59,11 @@ impl Mapping {
             // Kernels before 5.14 do not know how.
             Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
                 for offset in (0..self.len).step_by(page_size()) {
-                    let byte = self.at(offset);
-                    // SAFETY: the byte is mapped, can be written, and stays what it is.
-                    unsafe { byte.write_volatile(byte.read_volatile()) };
+                    let at = self.at(offset);
+                    // SAFETY: the byte is mapped.
+                    let byte = unsafe { at.read_volatile() };
+                    // SAFETY: it can be written, and stays what it is.
+                    unsafe { at.write_volatile(byte) };
                 }
                 Ok(())
             }

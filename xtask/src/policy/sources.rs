@@ -17,10 +17,12 @@ const MAY_BE_UNSAFE: &[&str] = &[
     "bindings/python/src/memory.rs",
     "crates/diolkos/main/allocator.rs",
     "crates/libdiolkos/src/ffi.rs",
+    "crates/diolkos-shm/src/alone.rs",
     "crates/diolkos-shm/src/arena.rs",
     "crates/diolkos-shm/src/heap.rs",
     "crates/diolkos-shm/src/mapping.rs",
     "crates/diolkos-shm/src/peer.rs",
+    "crates/diolkos-shm/src/presence.rs",
     "crates/diolkos-shm/src/segment.rs",
     "crates/diolkos-shm/src/vsock.rs",
 ];
