@@ -63,7 +63,7 @@ def connect(
     private_memory: keep tensors in this process's own memory and send them through the socket, as TCP always does.
     in_flight: how many requests can be under way at once; a power of two, at most 512.
     region_bytes: size of the first region of shared memory, in bytes, whose pages are made at once; more are made as
-        they are needed, each as large as all before it.
+        they are needed, each as large as all before it, but of 64 MiB at most or as large as its tensor.
     reconnect: how long to try to connect again when the connection is lost, in seconds. Requests that were under way
         are sent again then (but see `Model.with_options`, `once`). 0: not at all.
     name: this client's name in the daemon's log; the program's by default.

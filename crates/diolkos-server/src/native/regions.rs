@@ -195,7 +195,7 @@ impl Regions {
         let region = self.lock().pending(number).ok_or_else(|| no_such_region(number))?.region.clone();
         let bytes = region.mapping().len();
         let whole = move || region.check_whole().map_err(|error| refusal(number, &error));
-        // Not among the conversions: there are enough turns for everybody, however large their regions are.
+        // Not among the conversions, which others' requests need. A session has one turn at a time.
         let whole =
             if bytes <= offload::INLINE_BYTES_MAX { whole() } else { offload::waiting(turn, whole).await };
         if let Err(status) = whole {

@@ -262,13 +262,7 @@ impl Owner {
     }
 
     /// Room for a region. What is left of others where it lies becomes a part of it, and counts for it.
-    pub(super) fn hold(
-        self: &Arc<Self>,
-        files: &Files,
-        id: FileId,
-        file: OwnedFd,
-        span: Span,
-    ) -> Result<Held, Status> {
+    pub(super) fn hold(self: &Arc<Self>, id: FileId, file: OwnedFd, span: Span) -> Result<Held, Status> {
         self.close_gone();
         let mut leavings = self.leavings();
         let mut written = false;
@@ -292,7 +286,7 @@ impl Owner {
             _ => None,
         };
         let held = reserved.map(|slot| Held {
-            file: files.share(id, file),
+            file: self.files().share(id, file),
             slot: Some(slot),
             span,
             written: AtomicBool::new(written),

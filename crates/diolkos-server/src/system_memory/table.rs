@@ -60,7 +60,7 @@ impl Table {
                 format!("region `{}` ends at byte {end}, behind where this daemon may write", shown(name)),
             ));
         }
-        let held = self.owner.hold(self.owner.files(), number, file, (*offset, end))?;
+        let held = self.owner.hold(number, file, (*offset, end))?;
         let region = Region {
             name: name.as_str().into(),
             key: key.as_str().into(),
