@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import gzip
 import http.client
+import itertools
 import json
 import multiprocessing
 import os
@@ -152,13 +153,14 @@ def connect(path):
 
 
 def until(seconds, path, attack, done):
-    """Does it again and again: being refused, or cut off, is what an attacker has to expect. `done` counts what came of it."""
+    """Does it again and again: being refused, or cut off, is what an attacker has to expect. An attack yields for each part of it
+    that was carried out, and `done` counts these."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
-            count = attack(path, end)
-            with done.get_lock():
-                done.value += 1 if count is None else count
+            for _ in attack(path, end):
+                with done.get_lock():
+                    done.value += 1
         except (OSError, ConnectionError):
             time.sleep(0.01)
 
@@ -186,6 +188,7 @@ def held_bodies(path, end):
         held.append(connection)
         try:
             connection.sendall(head(len(body), f"Inference-Header-Content-Length: {length}\r\n") + body[:-1])
+            yield
         except OSError:
             held.pop().close()
 
@@ -199,6 +202,7 @@ def bombs(path, end):
         connection.sendall(message)
     for connection in connections:
         connection.recv(1 << 16)
+        yield
 
 
 def numbers(path, end):
@@ -206,17 +210,16 @@ def numbers(path, end):
     count = BODY_BYTES // 2 - 4096
     data = b"[" + b",".join([b"7"] * count) + b"]"
     body = b'{"inputs":[{"name":"data","shape":[%d],"datatype":"UINT8","data":%s}]}' % (count, data)
-    connections, sent = [connect(path) for _ in range(4)], 0
+    connections = [connect(path) for _ in range(4)]
     for connection in connections:
         # Some are refused for want of memory, and cut off.
         with contextlib.suppress(OSError):
             connection.sendall(head(len(body)) + body)
-            sent += 1
+            yield
     for connection in connections:
         with contextlib.suppress(OSError):
             while connection.recv(1 << 20) and time.monotonic() < end:
                 pass
-    return sent
 
 
 def answers(path, end):
@@ -227,6 +230,7 @@ def answers(path, end):
         connection = connect(path)
         held.append(connection)
         connection.sendall(head(len(body), f"Inference-Header-Content-Length: {length}\r\n") + body)
+        yield
     time.sleep(1)
 
 
@@ -238,6 +242,7 @@ def headers(path, end):
         connection = connect(path)
         connection.sendall(half)
         held.append(connection)
+        yield
     time.sleep(1)
 
 
@@ -290,6 +295,7 @@ def streams(path, end):
         try:
             for stream in range(1, 200, 2):
                 connection.sendall(frame(1, 4, stream, FIELDS))
+                yield
             for _ in range(20):
                 for stream in range(1, 200, 2):
                     for at in range(0, len(small), 16384):
@@ -314,39 +320,35 @@ def peers(path, count, end):
 def native_bodies(path, end):
     """Payload that stops a byte short of its end."""
     size = BODY_BYTES - 4096
-    held, sent = peers(path, CONNECTIONS // 2, end), 0
+    held = peers(path, CONNECTIONS // 2, end)
     for peer in held:
         body = native_raw.infer(peer.open("echo"), [native_raw.tensor(0, native_raw.UINT8, [size], native_raw.on_stream(size))])
         with contextlib.suppress(OSError):
             peer.socket.sendall(native_raw.frame(native_raw.INFER, 7, body, size) + bytes(size - 1))
-            sent += 1
-    return sent
+            yield
 
 
 def native_messages(path, end):
     """Messages that stop a byte short of their end."""
     message = native_raw.frame(native_raw.LIST, 7, bytes((1 << 20) - 1))
-    held, sent = peers(path, CONNECTIONS, end), 0
+    held = peers(path, CONNECTIONS, end)
     for peer in held:
         peer.socket.settimeout(0.2)
         with contextlib.suppress(OSError):
             peer.socket.sendall(message[:-1])
-            sent += 1
+            yield
     time.sleep(1)
-    return sent
 
 
 def until_full(peer, messages, end):
-    """Sends them until the daemon reads no more, and tells how many."""
+    """Sends them until the daemon reads no more, which may be within one: nothing else can be sent after it."""
     peer.socket.settimeout(0.2)
-    sent = 0
     with contextlib.suppress(OSError):
         for message in messages:
             if time.monotonic() > end:
                 break
             peer.socket.sendall(message)
-            sent += 1
-    return sent
+            yield
 
 
 def renumbered(message):
@@ -365,33 +367,35 @@ def product(peer, rows, inner):
 
 def native_answers(path, end):
     """Answers on a stream that nobody takes: products that are hundreds of times as large as what they are of, and lists."""
-    held, sent = peers(path, CONNECTIONS // 4, end), 0
-    for peer in held:
-        message, size = product(peer, 512, 1)
-        sent += until_full(peer, (message + bytes(size) for message in renumbered(message)), end)
-        sent += until_full(peer, [native_raw.frame(native_raw.LIST, 9)] * 600, end)
+    held = peers(path, CONNECTIONS // 4, end)
+    for at, peer in enumerate(held):
+        if at % 2 == 0:
+            message, size = product(peer, 512, 1)
+            yield from until_full(peer, (message + bytes(size) for message in renumbered(message)), end)
+        else:
+            yield from until_full(peer, [native_raw.frame(native_raw.LIST, 9)] * 600, end)
     time.sleep(1)
-    return sent
 
 
 def native_parameters(path, end):
     """Parameters of requests that wait."""
     params = [(f"p{index}", "x" * 8192) for index in range(64)]
-    held, sent = peers(path, CONNECTIONS // 4, end), 0
+    held = peers(path, CONNECTIONS // 4, end)
     for at, peer in enumerate(held):
         if at % 4 == 0:
             # They have to wait for something.
             message, size = product(peer, 1500, 1500)
-            until_full(peer, [message[:8] + struct.pack("<Q", number) + message[16:] + bytes(size) for number in range(600, 602)], end)
-        body = native_raw.infer(peer.open("noop"), [], params=params)
-        sent += until_full(peer, renumbered(native_raw.frame(native_raw.INFER, 0, body)), end)
+            for _ in until_full(peer, (message + bytes(size) for message in itertools.islice(renumbered(message), 2)), end):
+                pass
+        else:
+            body = native_raw.infer(peer.open("noop"), [], params=params)
+            yield from until_full(peer, renumbered(native_raw.frame(native_raw.INFER, 0, body)), end)
     time.sleep(1)
-    return sent
 
 
 def native_rings(path, end):
     """The largest rings that there may be, and in each an answer that needs a page of its own."""
-    held, put = peers(path, CONNECTIONS // 2, end), 0
+    held = peers(path, CONNECTIONS // 2, end)
     for peer in held:
         try:
             channel = peer.channel(512, 64 << 10)
@@ -400,21 +404,20 @@ def native_rings(path, end):
         for number in range(512):
             # A handle that means nothing: the refusal is too long for the entry, and lies in a slot.
             channel.put(number, native_raw.INFER, native_raw.infer(struct.pack("<II", 999, 7), []))
-            put += 1
+            yield
     time.sleep(1)
-    return put
 
 
 def native_regions(path, end):
     """Regions that the daemon fills from one end to the other."""
     size = 4 * MIB
-    held, registered = peers(path, CONNECTIONS // 4, end), 0
+    held = peers(path, CONNECTIONS // 4, end)
     for peer in held:
         handle = peer.open("echo")
         with contextlib.suppress(ConnectionError):
             for region in range(8):
                 peer.lend(region, size).close()
-                registered += 1
+                yield
         for region in range(8):
             inputs = [native_raw.tensor(0, native_raw.UINT8, [size // 2], native_raw.in_region(region, 0, size // 2))]
             body = native_raw.infer(handle, inputs, native_raw.in_region(region, size // 2, size // 2))
@@ -422,13 +425,12 @@ def native_regions(path, end):
             # And onto the stream, where nobody takes it.
             peer.socket.sendall(native_raw.frame(native_raw.INFER, 100 + region, native_raw.infer(handle, inputs)))
     time.sleep(1)
-    return registered
 
 
 def native_kept(path, end):
     """Memory files that stay when the daemon was told that they are closed, and when the connection is: holes that the daemon
     is to fill, and, so that this is no attack on our own memory, a few without. What it fills would be counted to it."""
-    size, kept, tried = 4 * MIB, [], 0
+    size, kept = 4 * MIB, []
     try:
         while len(kept) < 500 and time.monotonic() < end:
             with contextlib.closing(native_raw.Peer(path)) as peer:
@@ -461,7 +463,7 @@ def native_kept(path, end):
                             peer.socket.sendall(native_raw.frame(kind, 9, body))
                             for descriptor in peer.receive()[2]:
                                 os.close(descriptor)
-                            tried += 1
+                            yield
                     region.memory.close()
                     # Most are forgotten already.
                     with contextlib.suppress(ConnectionError):
@@ -471,13 +473,12 @@ def native_kept(path, end):
     finally:
         for file in kept:
             os.close(file)
-    return tried
 
 
 def system_kept(path, end):
     """Files of the extension system_shared_memory, each for outputs, that stay when they are unregistered: by name, or without a name and
     mapped, or as a path that can be opened again."""
-    size, kept, written = 1 * MIB, [], 0
+    size, kept = 1 * MIB, []
 
     def call(verb, rest, text, data=b""):
         text = json.dumps(text).encode()
@@ -503,7 +504,8 @@ def system_kept(path, end):
                 place = {"shared_memory_region": name, "shared_memory_byte_size": size}
                 whole = {"name": "data", "shape": [size], "datatype": "UINT8", "parameters": {"binary_data_size": size}}
                 request = {"inputs": [whole], "outputs": [{"name": "data", "parameters": place}]}
-                written += call("POST", "/v2/models/echo/infer", request, bytes(size))[0] == 200
+                if call("POST", "/v2/models/echo/infer", request, bytes(size))[0] == 200:
+                    yield
                 call("POST", f"{region}/unregister", {})
             if len(kept) % 3:
                 os.unlink(f"/dev/shm/{name}")
@@ -514,7 +516,6 @@ def system_kept(path, end):
         time.sleep(1.5)
         for file in kept:
             os.close(file)
-    return written
 
 
 ATTACKS = [

@@ -12,6 +12,7 @@ use super::super::children::{Server, cannot};
 use super::super::inproc::{InprocCaller, Local};
 use super::super::payload::{self, Wish};
 use super::super::{closed, procfs, runtime};
+use super::apart::Apart;
 use super::call_for;
 use super::peer::{Peer, Role};
 use super::results::Measured;
@@ -73,14 +74,45 @@ impl Way {
     }
 }
 
+/// The barest ways to another process and back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bare {
+    Event,
+    Futex,
+    Socket,
+    /// By events, with [`WORK`](super::peer::WORK) in between.
+    Busy,
+}
+
+impl Bare {
+    const ALL: [Bare; 4] = [Bare::Event, Bare::Futex, Bare::Socket, Bare::Busy];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Bare::Event => "eventfd ping-pong",
+            Bare::Futex => "futex ping-pong",
+            Bare::Socket => "unix socket ping-pong",
+            Bare::Busy => "eventfd ping-pong with 1 ms of work",
+        }
+    }
+
+    const fn role(self) -> Role {
+        match self {
+            Bare::Event => Role::Event,
+            Bare::Futex => Role::Futex,
+            Bare::Socket => Role::Socket,
+            Bare::Busy => Role::Busy,
+        }
+    }
+}
+
 /// One thing that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Case {
-    PingEvent,
-    PingFutex,
-    PingSocket,
-    /// By events, with [`WORK`] in between.
-    PingBusy,
+    /// There and back between two cores.
+    Ping(Bare),
+    /// The same between two that the kernel may put on one core.
+    PingNear(Bare),
     /// Of the image, of the batch of the short work, of the large one.
     MemcpyImage,
     MemcpyBatch,
@@ -94,11 +126,13 @@ pub(super) enum Case {
 }
 
 impl Case {
-    pub(super) const ALL: [Case; 26] = [
-        Case::PingEvent,
-        Case::PingFutex,
-        Case::PingSocket,
-        Case::PingBusy,
+    pub(super) const ALL: [Case; 28] = [
+        Case::Ping(Bare::Event),
+        Case::Ping(Bare::Futex),
+        Case::Ping(Bare::Socket),
+        Case::Ping(Bare::Busy),
+        Case::PingNear(Bare::Event),
+        Case::PingNear(Bare::Futex),
         Case::MemcpyImage,
         Case::MemcpyBatch,
         Case::MemcpyLarge,
@@ -126,10 +160,8 @@ impl Case {
     /// What it is called in the results and on the page.
     pub(super) fn name(self) -> String {
         match self {
-            Case::PingEvent => "eventfd ping-pong".into(),
-            Case::PingFutex => "futex ping-pong".into(),
-            Case::PingSocket => "unix socket ping-pong".into(),
-            Case::PingBusy => "eventfd ping-pong with 1 ms of work".into(),
+            Case::Ping(bare) => bare.name().into(),
+            Case::PingNear(bare) => format!("{}, where the kernel puts it", bare.name()),
             Case::MemcpyImage => "memcpy of 602 kB".into(),
             Case::MemcpyBatch => "memcpy of 2.6 kB".into(),
             Case::MemcpyLarge => "memcpy of 64 MiB".into(),
@@ -177,7 +209,8 @@ fn failed(error: diolkos_client::Error) -> Failure {
 
 /// Everything that has to run.
 pub(super) struct Bench {
-    peers: [Peer; 4],
+    /// As [`Bare::ALL`].
+    peers: Vec<Peer>,
     local: Local,
     /// With the models, each in an engine of its own.
     short: Local,
@@ -196,9 +229,7 @@ impl Bench {
     /// `mobilenet` is a file that need not be there.
     pub(super) fn start(example: &Path, mobilenet: &Path) -> Result<Bench, Failure> {
         let runtime = runtime(2)?;
-        let roles = [Role::Event, Role::Futex, Role::Socket, Role::Busy];
-        let [event, futex, socket, busy] = roles.map(Peer::start);
-        let peers = [event?, futex?, socket?, busy?];
+        let peers = Bare::ALL.map(|bare| Peer::start(bare.role())).into_iter().collect::<Result<_, _>>()?;
         let (local, _) = Local::start(None)?;
         let (short, short_question) = model(example, Some(&[BATCH, 1, 8, 8]))?;
         let (long, long_question) = match mobilenet.exists().then(|| model(mobilenet, None)).transpose()? {
@@ -229,10 +260,15 @@ impl Bench {
     /// One case, for so long; `None` for one of those that are measured in turns.
     pub(super) fn measure(&mut self, case: Case, length: Duration) -> Result<Option<Measured>, Failure> {
         let measured = match case {
-            Case::PingEvent => call_for(length, || self.peers[0].call()),
-            Case::PingFutex => call_for(length, || self.peers[1].call()),
-            Case::PingSocket => call_for(length, || self.peers[2].call()),
-            Case::PingBusy => call_for(length, || self.peers[3].call()),
+            Case::Ping(bare) => {
+                let peer = &mut self.peers[bare as usize];
+                let _apart = Apart::keep(peer.pid())?;
+                call_for(length, || peer.call())
+            }
+            Case::PingNear(bare) => {
+                let peer = &mut self.peers[bare as usize];
+                call_for(length, || peer.call())
+            }
             Case::MemcpyImage => self.memcpy(IMAGE_BYTES, length),
             Case::MemcpyBatch => self.memcpy(BATCH_BYTES, length),
             Case::MemcpyLarge => self.memcpy(LARGE_BYTES, length),

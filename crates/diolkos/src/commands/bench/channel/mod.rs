@@ -10,6 +10,7 @@
 //! so for all of them; targets are judged by the ratios within a round. Those of long work, where a round has few calls, take
 //! turns within the round.
 
+mod apart;
 mod cases;
 mod fresh;
 mod page;

@@ -44,7 +44,9 @@ pub(super) fn render(results: &Results, judged: &[Judged]) -> String {
     let _ = writeln!(
         out,
         "Every case is measured in every round, one after the other, MobileNet in turns of four calls; {} rounds, {} of them without foreign load. Numbers are medians \
-         of the clean rounds' medians, with the 95 % interval for the median; ratios are taken within each round.\n",
+         of the clean rounds' medians, with the 95 % interval for the median; ratios are taken within each round.\n\n\
+         The two ends of a ping-pong are kept on two cores, so that it is two wake-ups, as a call that blocks is; where the kernel may choose, it may put \
+         both on one, which is a switch. Nothing else is kept anywhere.\n",
         results.rounds.len(),
         results.clean()
     );

@@ -3,7 +3,7 @@
 
 use super::super::judge::{Bound, Judged, measured};
 use super::super::report::Spread;
-use super::cases::{Case, Way, Work};
+use super::cases::{Bare, Case, Way, Work};
 use super::peer::WORK;
 use super::results::{Measured, Results, Round};
 
@@ -34,11 +34,10 @@ pub(super) fn judge(results: &Results) -> Vec<Judged> {
     let sum = |round: &Round, one, two| Some(p50(round, one)? + p50(round, two)?);
     let mut all = vec![
         judge("empty call, blocking, to an eventfd ping-pong", AtMost(1.3), "", &|round| {
-            Some(p50(round, Case::Empty(Way::Blocking))? / p50(round, Case::PingEvent)?)
+            Some(p50(round, Case::Empty(Way::Blocking))? / p50(round, Case::Ping(Bare::Event))?)
         }),
-        // Where the kernel puts both ends of the one on one core, it is a switch and no wake-up, and the other tells more.
         judge("empty call, blocking, to a futex ping-pong", AtMost(1.3), "", &|round| {
-            Some(p50(round, Case::Empty(Way::Blocking))? / p50(round, Case::PingFutex)?)
+            Some(p50(round, Case::Empty(Way::Blocking))? / p50(round, Case::Ping(Bare::Futex))?)
         }),
         judge("empty call, adaptive", AtMost(3.0), " µs", &|round| {
             Some(p50(round, Case::Empty(Way::Adaptive))? / 1000.0)
@@ -82,7 +81,7 @@ pub(super) fn judge(results: &Results) -> Vec<Judged> {
             AtMost(1.3),
             "",
             &|round| {
-                let allowance = sum(round, Case::PingEvent, Case::MemcpyBatch);
+                let allowance = sum(round, Case::Ping(Bare::Event), Case::MemcpyBatch);
                 added(round, Work::Short, Way::Blocking, allowance)
             },
         ),
@@ -91,7 +90,7 @@ pub(super) fn judge(results: &Results) -> Vec<Judged> {
             AtMost(1.3),
             "",
             &|round| {
-                let woken = p50(round, Case::PingBusy)? - WORK.as_nanos() as f64;
+                let woken = p50(round, Case::Ping(Bare::Busy))? - WORK.as_nanos() as f64;
                 added(round, Work::Short, Way::Blocking, Some(woken + p50(round, Case::MemcpyBatch)?))
             },
         ),
