@@ -229,8 +229,7 @@ impl Regions {
             return Err(none(format!("the daemon grants {left} bytes more for regions")));
         }
         let region = usize::try_from(wish).map_err(|_| none("the address space is too small".into()))?;
-        let region = Region::create(region, self.pages).map_err(|error| none(error.to_string()))?;
-        region.populate().map_err(|error| none(error.to_string()))?;
+        let region = Region::create_whole(region, self.pages).map_err(|error| none(error.to_string()))?;
         let arena = Arena::new(region).ok_or_else(|| none("the region is in use".into()))?;
         register(number as u16, &arena)?;
         let extent = arena.take(len).ok_or_else(|| none("it does not fit into a region".into()))?;

@@ -143,8 +143,7 @@ impl Remote {
         let no_memory =
             |error: RegionError| Error::Memory { bytes: bytes as usize, reason: error.to_string() };
         // Lossless: some MiB at most.
-        let region = Region::create(bytes as usize, Pages::Ordinary).map_err(no_memory)?;
-        region.populate().map_err(no_memory)?;
+        let region = Region::create_whole(bytes as usize, Pages::Ordinary).map_err(no_memory)?;
         self.lend(until, RING_REGION, &region, bytes)?;
         Ok(region)
     }

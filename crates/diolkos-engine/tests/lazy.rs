@@ -14,7 +14,7 @@ use diolkos_engine::store::{NoRehearsal, Store, StoreConfig};
 use diolkos_engine::{
     ControlReply, ControlRequest, Engine, EngineConfig, NamedTensor, Policy, Reply, Request, Session, Ticket,
 };
-use diolkos_types::{Code, DataType, HandleId, Shape, TenantId};
+use diolkos_types::{Code, DataType, HandleId, Param, Params, Shape, TenantId};
 
 const MODEL: &str = "input x FP32 [4]\noutput y FP32 [4]\n";
 
@@ -175,6 +175,24 @@ fn whoever_gave_up_while_the_model_was_loaded_does_not_run() {
     assert_eq!(engine.request_memory_used(), 16, "who waits for a load is charged");
     gate.open();
     assert_eq!(next_code(&late), Ok(()));
+}
+
+#[test]
+fn parameters_of_whoever_waits_for_a_load_are_charged() {
+    let gate = Gate::new();
+    let (engine, _dir) = lazy_engine(&Plan::always(LoadFault::Hold(gate.clone())));
+    let session = session(&engine);
+    let handle = session.open("lazy", None).unwrap();
+    let (send, receive) = channel();
+    let mut params = Params::new();
+    params.set("long", Param::Text("x".repeat(1000).into()));
+    let kept = params.bytes() as u64;
+    assert!(kept >= 1000, "{kept}");
+    let _waiting = submit(&session, Request { params, ..request(handle) }, &send);
+    assert_eq!(engine.request_memory_used(), 16 + kept);
+    gate.open();
+    assert_eq!(next_code(&receive), Ok(()));
+    assert_eq!(engine.request_memory_used(), 0);
 }
 
 #[test]

@@ -135,6 +135,13 @@ impl Region {
         Ok(region)
     }
 
+    /// The same with every page made, so that they count to this process and not to one that it shares them with.
+    pub fn create_whole(len: usize, pages: Pages) -> Result<Region, RegionError> {
+        let region = Region::create(len, pages)?;
+        region.populate()?;
+        Ok(region)
+    }
+
     /// A region that a peer made, of at most `len_max` bytes.
     pub fn open(file: OwnedFd, len_max: u64) -> Result<Region, RegionError> {
         // Only memory files have seals at all; those on /dev/shm have none of these.
@@ -169,8 +176,7 @@ impl Region {
         Some((self.file, Arc::into_inner(self.mapping)?))
     }
 
-    /// Makes every page, so that they count to this process and not to one that it shares them with.
-    pub fn populate(&self) -> Result<(), RegionError> {
+    pub(crate) fn populate(&self) -> Result<(), RegionError> {
         self.mapping.populate().map_err(|source| RegionError::System { action: "make the pages of", source })
     }
 

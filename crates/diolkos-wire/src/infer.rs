@@ -208,6 +208,14 @@ impl Inferred {
     pub fn stream_bytes(&self) -> Option<u64> {
         stream_bytes(&self.outputs)
     }
+
+    /// Bytes that the body has at most, if the outputs have these numbers of dimensions.
+    #[must_use]
+    pub fn body_bytes_max(ranks: impl IntoIterator<Item = usize>) -> usize {
+        // Version, timing and the number of outputs.
+        let rest = 8 + 4 * 8 + 2;
+        ranks.into_iter().map(TensorRef::bytes_max).fold(rest, usize::saturating_add)
+    }
 }
 
 impl Wire for Inferred {

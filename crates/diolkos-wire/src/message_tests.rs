@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use crate::cursor::{Item, Writer};
 use crate::fuzz::{fuzz_entry, fuzz_message};
 use crate::limits::*;
-use crate::strategies::{long, message};
+use crate::strategies::{long, message, of_kind};
 use crate::*;
 
 const HANDLE: HandleId = HandleId { slot: 1, generation: 2 };
@@ -39,6 +39,19 @@ fn a_usual_request_is_small() {
     let outputs = vec![TensorRef { shape, ..image(Place::Region(IMAGE)) }];
     let inferred = Inferred { version: 1, timing: Timing::default(), outputs };
     assert_eq!(body(&Message::Inferred(inferred)).len(), 81);
+}
+
+proptest! {
+    /// What a daemon sets aside for an answer is what it takes, and no less.
+    #[test]
+    fn the_length_of_an_answer_is_known_before(message in of_kind(Kind::Inferred)) {
+        let Message::Inferred(mut inferred) = message else { panic!("{message:?}") };
+        let ranks = || inferred.outputs.iter().map(|output| output.shape.rank());
+        let most = Inferred::body_bytes_max(ranks());
+        prop_assert!(body(&Message::Inferred(inferred.clone())).len() <= most);
+        inferred.outputs.iter_mut().for_each(|output| output.place = Place::Region(IMAGE));
+        prop_assert_eq!(body(&Message::Inferred(inferred)).len(), most);
+    }
 }
 
 #[test]

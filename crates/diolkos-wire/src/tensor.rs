@@ -99,6 +99,15 @@ pub struct TensorRef {
     pub place: Place,
 }
 
+impl TensorRef {
+    /// Bytes that a tensor of so many dimensions takes in a message, at most: with a place in a region.
+    #[must_use]
+    pub(crate) const fn bytes_max(rank: usize) -> usize {
+        // Index, type and rank; lengths; which place, and region, offset and length.
+        (2 + 1 + 1) + 8 * rank + (1 + 2 + 8 + 8)
+    }
+}
+
 impl Wire for TensorRef {
     fn write(&self, to: &mut Writer<'_>) {
         to.u16(self.index);

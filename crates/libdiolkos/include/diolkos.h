@@ -202,7 +202,7 @@ typedef struct diolkos_options {
     // DIOLKOS_NO_RECONNECT: not at all.
     uint32_t reconnect_ms;
     // Bytes of the first region of shared memory, whose pages are made at once; more are made as they are needed, each as
-    // large as all before it. 0: 1 MiB.
+    // large as all before it, but 64 MiB at most unless this or a tensor is larger. 0: 1 MiB.
     uint64_t region_bytes;
     // Name of this client in the daemon's log. NULL: the executable's.
     const char *name;

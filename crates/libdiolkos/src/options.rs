@@ -39,7 +39,7 @@ pub struct diolkos_options {
     /// DIOLKOS_NO_RECONNECT: not at all.
     pub reconnect_ms: u32,
     /// Bytes of the first region of shared memory, whose pages are made at once; more are made as they are needed, each as
-    /// large as all before it. 0: 1 MiB.
+    /// large as all before it, but 64 MiB at most unless this or a tensor is larger. 0: 1 MiB.
     pub region_bytes: u64,
     /// Name of this client in the daemon's log. NULL: the executable's.
     pub name: *const c_char,

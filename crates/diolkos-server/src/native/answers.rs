@@ -25,12 +25,19 @@ use crate::listen::Budget;
 pub(super) struct Room {
     id: u64,
     permit: mpsc::OwnedPermit<Outgoing>,
-    budget: Arc<Budget>,
+    /// What pays for an answer that is long.
+    held: Held,
 }
 
 impl Room {
-    pub(super) fn new(id: u64, permit: mpsc::OwnedPermit<Outgoing>, budget: Arc<Budget>) -> Room {
-        Room { id, permit, budget }
+    pub(super) fn new(id: u64, permit: mpsc::OwnedPermit<Outgoing>, budget: &Arc<Budget>) -> Room {
+        Room { id, permit, held: Held::nothing(budget) }
+    }
+
+    /// Sets memory aside for an answer of so many bytes, without payload: what a job has come to must not be lost for want of it.
+    pub(super) fn hold(&mut self, bytes: usize) -> Result<(), Status> {
+        let held = self.held.covers(limits::ANSWER_UNCHARGED_BYTES, bytes);
+        held.then_some(()).ok_or_else(no_memory_for_answer)
     }
 
     /// The answer, in as many parts as it has; `false` if it was too long for the memory that there is, and became a refusal.
@@ -51,10 +58,9 @@ impl Room {
     }
 
     fn put(self, outgoing: Outgoing) -> bool {
-        let held = Held::of_more_than(limits::ANSWER_UNCHARGED_BYTES, &self.budget, outgoing.frame_bytes());
-        let paid = held.map(|held| outgoing.paid_by(held));
-        let is_paid = paid.is_some();
-        self.permit.send(paid.unwrap_or_else(|| refusal(self.id, &no_memory_for_answer())));
+        let Room { id, permit, mut held } = self;
+        let is_paid = held.covers(limits::ANSWER_UNCHARGED_BYTES, outgoing.frame_bytes());
+        permit.send(if is_paid { outgoing.paid_by(held) } else { refusal(id, &no_memory_for_answer()) });
         is_paid
     }
 }
@@ -175,7 +181,7 @@ mod tests {
             reason: "".into(),
         };
         let permit = queue.clone().try_reserve_owned().unwrap();
-        Room::new(7, permit, budget.clone()).send(&[Message::Models(Models { models: vec![entry; models] })]);
+        Room::new(7, permit, budget).send(&[Message::Models(Models { models: vec![entry; models] })]);
     }
 
     #[tokio::test]
@@ -193,6 +199,26 @@ mod tests {
         assert!(lengths[0] > 60_000 && lengths[2] > 400 && lengths[3] > 30_000, "{lengths:?}");
         assert!(lengths[1] <= limits::ANSWER_UNCHARGED_BYTES, "a refusal: {lengths:?}");
         assert_eq!(budget.used(), 0, "what was taken is charged to nobody");
+    }
+
+    #[tokio::test]
+    async fn what_was_set_aside_pays_for_the_answer_until_it_is_taken() {
+        let budget = Budget::new(10_000);
+        let (queue, mut waiting) = mpsc::channel(8);
+        let room = || Room::new(7, queue.clone().try_reserve_owned().unwrap(), &budget);
+        let (mut first, mut short, mut second) = (room(), room(), room());
+        first.hold(8000).unwrap();
+        short.hold(limits::ANSWER_UNCHARGED_BYTES).unwrap();
+        assert_eq!(second.hold(8000).unwrap_err().code(), diolkos_types::Code::Busy);
+        assert_eq!(budget.used(), 8000);
+        let answer = Outgoing::new(7, &Message::Failed(Failed::from(&Status::invalid("x".repeat(1000)))));
+        assert!(first.put(answer));
+        assert_eq!(budget.used(), 8000, "until it is written");
+        drop(waiting.try_recv().unwrap());
+        assert_eq!(budget.used(), 0);
+        second.hold(8000).unwrap();
+        drop(second);
+        assert_eq!(budget.used(), 0, "a request that is never answered keeps nothing");
     }
 
     #[test]

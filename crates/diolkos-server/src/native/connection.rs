@@ -31,7 +31,7 @@ use tokio::task::JoinSet;
 use super::answers::{Flights, Room, StreamAnswer, no_memory_for_body};
 use super::frames::{Held, Outgoing, ReadError, Reader};
 use super::ring::{self, Lane};
-use super::session::NativeSession;
+use super::session::{NativeSession, inferred_bytes_max};
 use super::{NativeFront, control, limits};
 use crate::app::App;
 use crate::audit::Action;
@@ -339,7 +339,7 @@ impl Conversation {
             }
         };
         let permit = self.answers.clone().reserve_owned().await.map_err(|_| ReadError::Gone)?;
-        let room = Room::new(header.id, permit, self.budget.clone());
+        let room = Room::new(header.id, permit, &self.budget);
         let Some(message) = message else {
             room.refuse(&no_memory_for_body());
             self.session.client.received(header.payload.min(limits::PASSED_OVER_BYTES));
@@ -468,13 +468,14 @@ impl Conversation {
         Ok((Message::ChannelOpened(opened), descriptors))
     }
 
-    fn infer(&self, infer: Infer, id: u64, payload: &Bytes, room: Room) {
+    fn infer(&self, infer: Infer, id: u64, payload: &Bytes, mut room: Room) {
         let prepared = self.flights.check_free(id).and_then(|()| {
             let results = match infer.results {
                 ResultPlace::Stream => None,
                 ResultPlace::Region(extent) => Some((extent.region, self.session.regions.piece(&extent)?)),
             };
             let (request, opened) = self.session.request(infer, payload)?;
+            room.hold(inferred_bytes_max(&opened))?;
             Ok((request, opened, results))
         });
         let (request, opened, results) = match prepared {

@@ -136,7 +136,7 @@ impl Reader {
             return Ok(Some(Bytes::new()));
         }
         let length = usize::try_from(length).map_err(|_| ReadError::Gone)?;
-        let mut held = Held { budget: budget.clone(), bytes: 0 };
+        let mut held = Held::nothing(budget);
         let ready = length.min(self.buffer.len());
         let mut payload = Vec::with_capacity(length.min(limits::PAYLOAD_AHEAD_BYTES).max(ready));
         payload.extend_from_slice(&self.buffer.split_to(ready));
@@ -196,10 +196,20 @@ pub(super) struct Held {
 }
 
 impl Held {
+    /// Nothing of it yet.
+    pub(super) fn nothing(budget: &Arc<Budget>) -> Held {
+        Held { budget: budget.clone(), bytes: 0 }
+    }
+
     /// So many bytes of it, if they are left; of few bytes nothing is held.
     pub(super) fn of_more_than(few: usize, budget: &Arc<Budget>, bytes: usize) -> Option<Held> {
-        let mut held = Held { budget: budget.clone(), bytes: 0 };
-        (bytes <= few || held.grow_to(bytes)).then_some(held)
+        let mut held = Held::nothing(budget);
+        held.covers(few, bytes).then_some(held)
+    }
+
+    /// Whether what is held is enough for so many bytes, now that as much was taken as was left; few bytes need nothing.
+    pub(super) fn covers(&mut self, few: usize, bytes: usize) -> bool {
+        bytes <= few || bytes as u64 <= self.bytes || self.grow_to(bytes)
     }
 
     fn grow_to(&mut self, bytes: usize) -> bool {

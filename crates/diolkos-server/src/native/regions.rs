@@ -304,8 +304,7 @@ mod tests {
     use super::*;
 
     fn file(len: usize) -> (Region, OwnedFd) {
-        let region = Region::create(len, Pages::Ordinary).unwrap();
-        region.populate().unwrap();
+        let region = Region::create_whole(len, Pages::Ordinary).unwrap();
         let file = region.as_fd().try_clone_to_owned().unwrap();
         (region, file)
     }

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use diolkos_backend::{Buffer, Tensor};
 use diolkos_engine::store::LoadedVersion;
 use diolkos_engine::{NamedTensor, Outputs, Request, Timing};
-use diolkos_types::{BuildSpread, Code, HandleId, Shape, Signature, Status};
-use diolkos_wire::{Class, Failed, Infer, Limits, ModelOpened, Place, TensorRef};
+use diolkos_types::{BuildSpread, Code, HandleId, RANK_MAX, Shape, Signature, Status, TensorSpec};
+use diolkos_wire::{Class, Failed, HEADER_BYTES, Infer, Inferred, Limits, ModelOpened, Place, TensorRef};
 
 use super::regions::{Files, Piece, Regions};
 use crate::metrics::Copied;
@@ -151,6 +151,13 @@ pub(super) fn timing_of(timing: &Timing) -> diolkos_wire::Timing {
         compute_ns: ns(timing.compute),
         copy_out_ns: ns(timing.copy_out),
     }
+}
+
+/// Bytes of the answer to a request, without payload, at most. Of another version, which may run instead, a dimension more
+/// makes it longer.
+pub(super) fn inferred_bytes_max(opened: &Signature) -> usize {
+    let rank = |spec: &TensorSpec| spec.dims.as_ref().map_or(RANK_MAX, |dims| dims.len());
+    HEADER_BYTES + Inferred::body_bytes_max(opened.outputs.iter().map(rank))
 }
 
 /// Each output with its position in the signature that the client knows.

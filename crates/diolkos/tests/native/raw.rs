@@ -91,8 +91,7 @@ pub(crate) fn commit(stream: &UnixStream, number: u16) -> Message {
 
 /// A new region that the daemon may use.
 fn lend(stream: &UnixStream, number: u16, len: usize) -> Region {
-    let region = Region::create(len, Pages::Ordinary).unwrap();
-    region.populate().unwrap();
+    let region = Region::create_whole(len, Pages::Ordinary).unwrap();
     register(stream, number, &region);
     seal_writes(&region).unwrap();
     assert_eq!(commit(stream, number), Message::Done);
