@@ -257,20 +257,21 @@ impl Core {
         self.lock().clone()
     }
 
-    /// The connection, or a new one if it is lost. Whoever comes meanwhile waits for the one who connects.
-    fn connection(&self, until: Instant) -> Result<Arc<Connection>, Error> {
-        let alive = || match &*self.lock() {
+    /// The connection, or why it is lost and the generation of the next one.
+    fn alive(&self) -> Result<Arc<Connection>, (u64, Error)> {
+        match &*self.lock() {
             Some(connection) => match connection.ended() {
                 None => Ok(connection.clone()),
                 Some(ended) => Err((connection.generation + 1, ended)),
             },
             None => Err((0, Error::lost("there is none"))),
-        };
-        if let Ok(connection) = alive() {
-            return Ok(connection);
         }
+    }
+
+    /// A new connection, unless there is one. Whoever comes meanwhile waits for the one who connects.
+    fn connection(&self, until: Instant) -> Result<Arc<Connection>, Error> {
         let _connecting = self.connecting.lock().unwrap_or_else(PoisonError::into_inner);
-        let (generation, mut error) = match alive() {
+        let (generation, mut error) = match self.alive() {
             Ok(connection) => return Ok(connection),
             Err(lost) => lost,
         };
@@ -303,14 +304,21 @@ impl Core {
     ) -> Result<T, Error> {
         let mut until = None;
         loop {
-            let until = *until.get_or_insert_with(|| Instant::now() + self.options.reconnect);
-            let connection = self.connection(until)?;
-            match act(&connection) {
-                Err(error @ Error::Lost { .. }) if Instant::now() >= until => return Err(error),
-                Err(Error::Lost { .. }) => {}
+            // The clock is asked only if it is needed: it is a good part of an empty call.
+            let mut until = || *until.get_or_insert_with(|| Instant::now() + self.options.reconnect);
+            let connection = match self.alive() {
+                Ok(connection) => connection,
+                Err(_) => self.connection(until())?,
+            };
+            let error = match act(&connection) {
+                Err(error @ Error::Lost { .. }) => error,
                 // It was refused because the daemon goes away; the next connection finds the one that comes after it.
-                Err(Error::Refused(_)) if connection.is_leaving() && Instant::now() < until => {}
+                Err(error @ Error::Refused(_)) if connection.is_leaving() => error,
                 result => return result,
+            };
+            let until = until();
+            if Instant::now() >= until {
+                return Err(error);
             }
         }
     }

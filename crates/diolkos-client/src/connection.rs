@@ -15,7 +15,7 @@ use crate::error::Error;
 #[cfg(feature = "local")]
 use crate::local::Local;
 use crate::memory::Storage;
-use crate::model::{Model, Opened};
+use crate::model::Model;
 use crate::options::Options;
 use crate::pending::Asked;
 use crate::remote::Remote;
@@ -179,21 +179,21 @@ impl Connection {
     }
 
     /// Sends a request.
-    pub(crate) fn infer(&self, opened: &Opened, asked: &mut Asked) -> Result<Sent, Error> {
+    pub(crate) fn infer(&self, model: &Model, asked: &mut Asked) -> Result<Sent, Error> {
         match &self.link {
             Link::Remote(remote) => {
                 let shared = remote.shares_memory();
-                let infer = Model::infer_message(opened, asked, shared);
+                let infer = model.infer_message(asked, shared);
                 let payload: Vec<&[u8]> = asked
                     .inputs
                     .iter()
-                    .filter(|(_, tensor)| !shared || asked.model.extent(tensor, opened).is_none())
+                    .filter(|(_, tensor)| !shared || model.extent(tensor, &asked.opened).is_none())
                     .map(|(_, tensor)| tensor.bytes())
                     .collect();
                 remote.infer(&Message::Infer(infer), &payload)
             }
             #[cfg(feature = "local")]
-            Link::Local(local) => local.infer(opened, asked),
+            Link::Local(local) => local.infer(asked),
         }
     }
 

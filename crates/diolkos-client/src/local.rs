@@ -21,7 +21,6 @@ use crate::board::{Board, Kept, Source};
 use crate::connection::{Answered, Payload, Sent};
 use crate::error::Error;
 use crate::memory::Storage;
-use crate::model::Opened;
 use crate::pending::Asked;
 use crate::stream::Answer;
 
@@ -138,7 +137,7 @@ impl Local {
     }
 
     /// Hands a request over. Its inputs are lent: they come back with the answer.
-    pub(crate) fn infer(&self, opened: &Opened, asked: &mut Asked) -> Result<Sent, Error> {
+    pub(crate) fn infer(&self, asked: &mut Asked) -> Result<Sent, Error> {
         // Answers that nobody waited for would stay where they are.
         self.reap();
         let id = {
@@ -146,9 +145,9 @@ impl Local {
             under_way.last += 1;
             under_way.last
         };
-        let request = request(opened, asked);
+        let request = request(asked);
         self.answers.enter(id)?;
-        let (send, signature) = (self.send.clone(), opened.signature.clone());
+        let (send, signature) = (self.send.clone(), asked.opened.signature.clone());
         let done = move |result: Result<endpoint::Inferred, Status>| {
             // The receiver is gone if the client is.
             let _ = send.send((id, answered(result, &signature)));
@@ -204,7 +203,8 @@ fn number(sent: Sent) -> u64 {
 }
 
 /// The endpoint's request. The inputs' bytes are read by both sides from now on.
-fn request(opened: &Opened, asked: &mut Asked) -> Request {
+fn request(asked: &mut Asked) -> Request {
+    let opened = &asked.opened;
     let inputs = asked.inputs.iter_mut().map(|(index, tensor)| {
         let lent = tensor.storage.lend();
         NamedTensor {

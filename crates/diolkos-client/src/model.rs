@@ -39,7 +39,7 @@ struct Inner {
 
 /// The model on one connection.
 pub(crate) struct Opened {
-    generation: u64,
+    pub(crate) generation: u64,
     pub(crate) handle: HandleId,
     pub(crate) version: u64,
     pub(crate) signature: Arc<Signature>,
@@ -128,7 +128,8 @@ impl Model {
         N: AsRef<str>,
         T: Into<AnyTensor>,
     {
-        let signature = self.lock().signature.clone();
+        let opened = self.lock().clone();
+        let signature = &*opened.signature;
         let mut wrong = None;
         let mut place = |specs: &[TensorSpec], name: &str, what: &str| {
             position(specs, name, what, &self.inner.name).unwrap_or_else(|error| {
@@ -144,11 +145,16 @@ impl Model {
             .outputs
             .as_ref()
             .map(|names| names.iter().map(|name| place(&signature.outputs, name, "output")).collect());
-        let asked = Asked { model: self.clone(), inputs, outputs, options, room: None };
+        let asked = Asked { opened, inputs, outputs, options, room: None };
         match wrong {
             Some(error) => Err(asked.unanswered(error)),
-            None => Pending::send(self.inner.core.clone(), asked),
+            None => Pending::send(self.clone(), asked),
         }
+    }
+
+    /// What it was opened through.
+    pub(crate) fn core(&self) -> &Core {
+        &self.inner.core
     }
 
     /// Where a tensor is in the regions that the daemon knows of this client.
@@ -172,10 +178,10 @@ impl Model {
     }
 
     /// A request as a message.
-    pub(crate) fn infer_message(opened: &Opened, asked: &Asked, shared: bool) -> Infer {
-        let RequestOptions { class, timeout, params, .. } = &asked.options;
+    pub(crate) fn infer_message(&self, asked: &Asked, shared: bool) -> Infer {
+        let (opened, RequestOptions { class, timeout, params, .. }) = (&*asked.opened, &asked.options);
         let inputs = asked.inputs.iter().map(|(index, tensor)| {
-            let place = match asked.model.extent(tensor, opened).filter(|_| shared) {
+            let place = match self.extent(tensor, opened).filter(|_| shared) {
                 Some(extent) => Place::Region(extent),
                 None => Place::Stream { length: tensor.bytes().len() as u64 },
             };

@@ -9,11 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use diolkos_types::{Code, Params, Signature};
+use diolkos_types::{Code, Params};
 use diolkos_wire::{Class, Inferred, Message, Place, Timing};
 
 use crate::board::Keep;
-use crate::client::Core;
 use crate::connection::{Answered, Connection, Payload, Sent, unexpected};
 use crate::error::Error;
 use crate::memory::Storage;
@@ -37,7 +36,8 @@ pub struct RequestOptions {
 
 /// What is kept while a request is under way, to be used for its answer or for sending it again.
 pub(crate) struct Asked {
-    pub(crate) model: Model,
+    /// The model on the connection over which it is sent.
+    pub(crate) opened: Arc<Opened>,
     /// Positions in the inputs, and values.
     pub(crate) inputs: Vec<(u16, AnyTensor)>,
     /// Positions of the wanted outputs.
@@ -67,14 +67,13 @@ impl From<Unanswered> for Error {
 /// with them.
 #[must_use = "dropping it cancels the request"]
 pub struct Pending {
-    core: Arc<Core>,
+    model: Model,
     under_way: Option<UnderWay>,
 }
 
 /// Dropping it cancels the request.
 struct UnderWay {
     connection: Arc<Connection>,
-    opened: Arc<Opened>,
     sent: Sent,
     /// `None` once it was answered, or will never be.
     asked: Option<Asked>,
@@ -88,9 +87,9 @@ impl UnderWay {
 }
 
 impl Pending {
-    pub(crate) fn send(core: Arc<Core>, asked: Asked) -> Result<Pending, Unanswered> {
-        let under_way = send_surely(&core, asked)?;
-        Ok(Pending { core, under_way: Some(under_way) })
+    pub(crate) fn send(model: Model, asked: Asked) -> Result<Pending, Unanswered> {
+        let under_way = send_surely(&model, asked)?;
+        Ok(Pending { model, under_way: Some(under_way) })
     }
 
     /// Waits for the reply.
@@ -120,10 +119,10 @@ impl Pending {
             match answered {
                 Ok(Some(answered)) => {
                     let under_way = self.under_way.take().expect("it was just looked at");
-                    match under_way.finish(answered)? {
+                    match under_way.finish(&self.model, answered)? {
                         Finished::Reply(reply) => return Ok(Some(*reply)),
                         Finished::Again(asked) => {
-                            self.under_way = Some(send_surely(&self.core, *asked)?);
+                            self.under_way = Some(send_surely(&self.model, *asked)?);
                         }
                     }
                 }
@@ -134,7 +133,7 @@ impl Pending {
                     if asked.options.once || !matches!(error, Error::Lost { .. }) {
                         return Err(asked.unanswered(error));
                     }
-                    self.under_way = Some(send_surely(&self.core, asked)?);
+                    self.under_way = Some(send_surely(&self.model, asked)?);
                 }
             }
         }
@@ -189,7 +188,7 @@ impl Future for Answer {
             let answered = std::task::ready!(under_way.connection.poll(under_way.sent, context));
             let mut under_way = self.pending.under_way.take().expect("it was just looked at");
             let asked = match answered {
-                Ok(answered) => match under_way.finish(answered)? {
+                Ok(answered) => match under_way.finish(&self.pending.model, answered)? {
                     Finished::Reply(reply) => return Poll::Ready(Ok(*reply)),
                     Finished::Again(asked) => *asked,
                 },
@@ -202,16 +201,16 @@ impl Future for Answer {
                     asked
                 }
             };
-            self.again = Some(send_again(self.pending.core.clone(), asked));
+            self.again = Some(send_again(self.pending.model.clone(), asked));
         }
     }
 }
 
-fn send_again(core: Arc<Core>, asked: Asked) -> Arc<Again> {
+fn send_again(model: Model, asked: Asked) -> Arc<Again> {
     let again = Arc::<Again>::default();
     let there = again.clone();
     std::thread::spawn(move || {
-        let sent = send_surely(&core, asked);
+        let sent = send_surely(&model, asked);
         let task = {
             let mut state = there.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.0 = Some(sent);
@@ -258,25 +257,22 @@ impl fmt::Debug for Pending {
 }
 
 /// Sends a request over the connection that there is, or over a new one.
-fn send_surely(core: &Arc<Core>, asked: Asked) -> Result<UnderWay, Unanswered> {
+fn send_surely(model: &Model, asked: Asked) -> Result<UnderWay, Unanswered> {
     let mut asked = Some(asked);
-    let sent = core.surely(|connection| {
+    let sent = model.core().surely(|connection| {
         let mine = asked.as_mut().expect("it is taken when it was sent");
-        let opened = mine.model.opened_on(connection)?;
-        let sent = send(core, connection, &opened, mine)?;
+        if mine.opened.generation != connection.generation {
+            mine.opened = model.opened_on(connection)?;
+        }
+        let sent = send(model, connection, mine)?;
         let asked = asked.take().expect("it was just looked at");
-        Ok(UnderWay { connection: connection.clone(), opened, sent, asked: Some(asked) })
+        Ok(UnderWay { connection: connection.clone(), sent, asked: Some(asked) })
     });
     sent.map_err(|error| asked.expect("it was not sent").unanswered(error))
 }
 
-fn send(
-    core: &Core,
-    connection: &Arc<Connection>,
-    opened: &Opened,
-    asked: &mut Asked,
-) -> Result<Sent, Error> {
-    let shared = connection.shares_memory();
+fn send(model: &Model, connection: &Arc<Connection>, asked: &mut Asked) -> Result<Sent, Error> {
+    let (core, shared) = (model.core(), connection.shares_memory());
     // What is in a region of an earlier connection means nothing here.
     if asked.room.as_ref().is_some_and(|room| core.extent(room, connection.generation).is_none()) {
         asked.give_up_room();
@@ -285,12 +281,12 @@ fn send(
         asked.inputs.iter_mut().try_for_each(|(_, tensor)| core.bring(connection, tensor))?;
     }
     if shared && asked.room.is_none() {
-        let bytes = asked.model.room_bytes(&opened.signature, &asked.inputs, asked.outputs.as_deref());
+        let bytes = model.room_bytes(&asked.opened.signature, &asked.inputs, asked.outputs.as_deref());
         if bytes > 0 {
             asked.room = Some(core.storage(connection, bytes)?);
         }
     }
-    connection.infer(opened, asked)
+    connection.infer(model, asked)
 }
 
 enum Finished {
@@ -300,19 +296,19 @@ enum Finished {
 }
 
 impl UnderWay {
-    fn finish(mut self, answered: Answered) -> Result<Finished, Unanswered> {
+    fn finish(mut self, model: &Model, answered: Answered) -> Result<Finished, Unanswered> {
         let mut asked = self.end();
-        let (connection, opened) = (&self.connection, &self.opened);
+        let connection = &self.connection;
         let Answered { message, payload } = answered;
         match message {
-            Message::Inferred(inferred) => match reply(&opened.signature, inferred, &mut asked, payload) {
+            Message::Inferred(inferred) => match reply(inferred, &mut asked, payload) {
                 Ok(reply) => Ok(Finished::Reply(Box::new(reply))),
                 Err(error) => Err(asked.unanswered(error)),
             },
             Message::Failed(failed) => match failed.needed {
                 // It ran, and its outputs were dropped. The next time there will be room at once.
                 Some(needed) if asked.room_is_less_than(needed) && !asked.options.once => {
-                    asked.model.needs(needed.get());
+                    model.needs(needed.get());
                     asked.room = None;
                     Ok(Finished::Again(Box::new(asked)))
                 }
@@ -355,12 +351,7 @@ impl Asked {
     }
 }
 
-fn reply(
-    signature: &Signature,
-    inferred: Inferred,
-    asked: &mut Asked,
-    payload: Payload,
-) -> Result<Reply, Error> {
+fn reply(inferred: Inferred, asked: &mut Asked, payload: Payload) -> Result<Reply, Error> {
     let Inferred { version, timing, outputs } = inferred;
     let nonsense = || Error::lost("the daemon put outputs where there is no place for them");
     let room = asked.room.take();
@@ -380,7 +371,7 @@ fn reply(
         if range.end > results.bytes().len() {
             return Err(nonsense());
         }
-        let spec = signature.outputs.get(usize::from(output.index)).ok_or_else(nonsense)?;
+        let spec = asked.opened.signature.outputs.get(usize::from(output.index)).ok_or_else(nonsense)?;
         named.push(Output {
             name: spec.name.as_ref().into(),
             data_type: output.data_type,

@@ -98,14 +98,48 @@ pub(crate) enum ShapeDetail {
 }
 
 /// Checks `request` against the signature of `version` and reserves its memory. The lease is the one that allows the
-/// operation on the device that will run it.
+/// operation on the device that will run it. What is wrong comes back with the version, whose statistics it belongs to.
 pub(crate) fn admit(
     request: Request,
     version: Arc<LoadedVersion>,
     cancel: CancelFlag,
     memory: &Arc<Memory>,
     lease: &Lease,
-) -> Result<Admitted, AdmissionError> {
+) -> Result<Admitted, (AdmissionError, Arc<LoadedVersion>)> {
+    let (class, share, deadline) = (request.class.max(lease.class), lease.share, request.deadline);
+    match check(request, &version, cancel, memory) {
+        Ok(Checked { work, output_order, rows, memory, reserve_at_start, input_bytes }) => Ok(Admitted {
+            version,
+            work,
+            output_order,
+            rows,
+            class,
+            share,
+            deadline,
+            memory,
+            reserve_at_start,
+            input_bytes,
+        }),
+        Err(error) => Err((error, version)),
+    }
+}
+
+/// What [`check`] found, each as in [`Admitted`].
+struct Checked {
+    work: Work,
+    output_order: Option<Vec<usize>>,
+    rows: u64,
+    memory: Reservation,
+    reserve_at_start: u64,
+    input_bytes: u64,
+}
+
+fn check(
+    request: Request,
+    version: &LoadedVersion,
+    cancel: CancelFlag,
+    memory: &Arc<Memory>,
+) -> Result<Checked, AdmissionError> {
     let signature = &version.signature;
     let inputs = place_inputs(request.inputs, &signature.inputs)?;
     let wanted = request.outputs.map(|names| place_outputs(&names, &signature.outputs)).transpose()?;
@@ -114,7 +148,7 @@ pub(crate) fn admit(
     let input_bytes = payload_bytes(inputs.iter().flatten());
     // What is kept while it waits and does not lie in tensors.
     let param_bytes = request.params.bytes() as u64;
-    let peak = predicted_peak(&version, &inputs, input_bytes);
+    let peak = predicted_peak(version, &inputs, input_bytes);
     // Where the operation can't tell, the worst is assumed, but only while the job runs: reserved while it
     // waits, it would turn others away for memory that nobody uses yet.
     let (at_once, reserve_at_start) = match peak {
@@ -125,20 +159,9 @@ pub(crate) fn admit(
     // A wrong prediction must not be a way around the limit: outputs stay within what is reserved.
     let output_bytes_max = at_once.saturating_add(reserve_at_start);
 
-    let rows = inputs.first().and_then(Option::as_ref).map_or(1, |tensor| rows_of(&version, &tensor.shape));
+    let rows = inputs.first().and_then(Option::as_ref).map_or(1, |tensor| rows_of(version, &tensor.shape));
     let work = Work::new(inputs, wanted, request.params, output_bytes_max, cancel);
-    Ok(Admitted {
-        version,
-        work,
-        output_order,
-        rows,
-        class: request.class.max(lease.class),
-        share: lease.share,
-        deadline: request.deadline,
-        memory,
-        reserve_at_start,
-        input_bytes,
-    })
+    Ok(Checked { work, output_order, rows, memory, reserve_at_start, input_bytes })
 }
 
 /// Sets memory aside.

@@ -436,14 +436,13 @@ impl EngineInner {
         offer: Offer,
     ) -> Option<Here> {
         let device = &self.devices[self.device_of_backend.get(version.backend).copied().unwrap_or(0)];
-        let stats = version.stats.clone();
-        let tenant = obligation.tenant.clone();
         // Looked up for each request: the handle may be older than the policy.
         let Some(lease) = policy.lease_on(device.name()).filter(|lease| lease.allows(&opened.entry)) else {
             obligation.refuse(status::no_such_model(opened.entry.name()));
             return None;
         };
-        match admission::admit(request, version, obligation.cancel.clone(), &tenant.memory, lease) {
+        match admission::admit(request, version, obligation.cancel.clone(), &obligation.tenant.memory, lease)
+        {
             Ok(admitted) => {
                 let together = match (self.batching, policy.batch_with_others) {
                     (false, _) => RunTogether::Never,
@@ -453,9 +452,12 @@ impl EngineInner {
                 let pool = device.pool(lease.pool.as_deref());
                 device.submit(Job::new(admitted, obligation, queued, together), pool, offer)
             }
-            Err(error) => {
+            Err((error, version)) => {
                 let status = status::of_admission(&error);
-                stats.of(tenant.account()).failed(status.code(), obligation.submitted.elapsed());
+                version
+                    .stats
+                    .of(obligation.tenant.account())
+                    .failed(status.code(), obligation.submitted.elapsed());
                 obligation.refuse(status);
                 None
             }

@@ -267,7 +267,7 @@ impl Job {
             predicted,
         };
         match prepared {
-            Ok(scratch) => Ok(begun(Some(scratch))),
+            Ok(scratch) => Ok(begun(scratch)),
             Err(status) => Err(Box::new(begun(None).refuse(status))),
         }
     }
@@ -369,15 +369,16 @@ impl Begun {
     }
 }
 
-/// What is left to check and to reserve when a job begins.
+/// What is left to check and to reserve when a job begins. Nothing is reserved for most.
 fn prepare(
     version: &LoadedVersion,
     work: &mut Work,
     memory: &Reservation,
     reserve_at_start: u64,
-) -> Result<Reservation, Status> {
+) -> Result<Option<Reservation>, Status> {
     let refused = |refused| AdmissionError::Memory { needed: reserve_at_start, refused };
-    let scratch = memory.another(reserve_at_start).map_err(|error| status::of_admission(&refused(error)))?;
+    let scratch = (reserve_at_start > 0).then(|| memory.another(reserve_at_start)).transpose();
+    let scratch = scratch.map_err(|error| status::of_admission(&refused(error)))?;
     admission::take_text(&version.signature.inputs, work).map_err(|error| status::of_admission(&error))?;
     Ok(scratch)
 }
@@ -402,9 +403,8 @@ impl Ran {
         self.result.as_ref().is_err_and(|status| status.code() != Code::Cancelled)
     }
 
-    /// Sends the answer.
-    pub(crate) fn complete(mut self) {
-        let now = Instant::now();
+    /// Sends the answer, now.
+    pub(crate) fn complete(mut self, now: Instant) {
         let latency = now - self.job.submitted;
         let account = self.version.stats.of(self.job.tenant.account());
         match &self.result {

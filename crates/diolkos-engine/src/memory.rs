@@ -77,6 +77,9 @@ impl Memory {
     }
 
     fn take(&self, bytes: u64) -> Result<(), Refused> {
+        if bytes == 0 {
+            return Ok(());
+        }
         // Relaxed: the counters guard no other memory.
         let (max, own) = (self.max.load(Ordering::Relaxed), self.parent.is_some());
         if own && bytes > max {
@@ -94,6 +97,9 @@ impl Memory {
     }
 
     fn give_back(&self, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
         self.used.fetch_sub(bytes, Ordering::Relaxed);
         if let Some(parent) = &self.parent {
             parent.give_back(bytes);

@@ -5,7 +5,7 @@
 //!
 //! | module | its one job |
 //! |---|---|
-//! | `model` | one account: requests to one version of one model |
+//! | `model` | one account: requests to one version of one model; and what accounts say together |
 //! | `version` | the accounts of a version, one for each tenant that used it |
 //! | `by_tenant` | a table by tenants that needs no lock |
 //! | `seat` | where a tenant's accounts stand in the tables |
@@ -163,10 +163,15 @@ impl Default for Histogram {
 impl Histogram {
     /// Adds one duration.
     pub fn add(&self, time: Duration) {
+        self.count(time);
+        self.sum_ns.fetch_add(saturating_ns(time), Ordering::Relaxed);
+    }
+
+    /// Adds one duration to its bucket, for who does not want the sum.
+    fn count(&self, time: Duration) {
         let nanoseconds = saturating_ns(time);
         let index = BUCKETS_NS.partition_point(|&bound| bound < nanoseconds);
         self.buckets[index].fetch_add(1, Ordering::Relaxed);
-        self.sum_ns.fetch_add(nanoseconds, Ordering::Relaxed);
     }
 
     fn absorb(&self, other: &Histogram) {

@@ -14,7 +14,7 @@ use crate::request::Timing;
 /// would cost as much as an empty operation.
 static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// What happened to requests to one version of one model.
+/// What happened to requests to one version of one model, at one moment.
 #[derive(Debug, Default)]
 pub struct ModelStats {
     /// Requests that succeeded, from submission to reply.
@@ -41,28 +41,88 @@ pub struct ModelStats {
     pub latency: Histogram,
     /// Nanoseconds from [`ORIGIN`] to the last success; 0 = never.
     last_success: AtomicU64,
+}
+
+impl ModelStats {
+    /// What several accounts say together.
+    pub(super) fn sum<'a>(accounts: impl IntoIterator<Item = &'a Account>) -> ModelStats {
+        let sum = Account::default();
+        accounts.into_iter().for_each(|account| sum.absorb(account));
+        let succeeded = sum.latency.counts().iter().sum();
+        let time = |ns: AtomicU64| Total { count: AtomicU64::new(succeeded), nanoseconds: ns };
+        let Account {
+            fail,
+            failures,
+            queue_ns,
+            input_ns,
+            infer_ns,
+            output_ns,
+            inferences,
+            executions,
+            pending,
+            latency,
+            last_success,
+            apart: _,
+        } = sum;
+        ModelStats {
+            success: time(AtomicU64::new(latency.sum_ns())),
+            fail,
+            failures,
+            queue: time(queue_ns),
+            compute_input: time(input_ns),
+            compute_infer: time(infer_ns),
+            compute_output: time(output_ns),
+            inferences,
+            executions,
+            pending,
+            latency,
+            last_success,
+        }
+    }
+
+    /// Time of the last success, in milliseconds since 1970; 0 = never.
+    pub fn last_inference_ms(&self) -> u64 {
+        let at = match self.last_success.load(Ordering::Relaxed) {
+            0 => return 0,
+            at => Duration::from_nanos(at),
+        };
+        let ago = ORIGIN.elapsed().saturating_sub(at);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(now.saturating_sub(ago).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// One account: what is counted of a tenant's requests. Nothing that follows from the rest is: every counter costs a request as
+/// much as a lock.
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    fail: Total,
+    failures: Failures,
+    /// Of requests that succeeded, like the next three.
+    queue_ns: AtomicU64,
+    input_ns: AtomicU64,
+    infer_ns: AtomicU64,
+    output_ns: AtomicU64,
+    inferences: AtomicU64,
+    executions: AtomicU64,
+    pub(crate) pending: Gauge,
+    /// Also says how many succeeded.
+    latency: Histogram,
+    last_success: AtomicU64,
     /// Requests that will still run alone, because one failed.
     apart: AtomicU64,
 }
 
-impl ModelStats {
-    /// One account that says what several say together.
-    pub(super) fn sum<'a>(accounts: impl IntoIterator<Item = &'a ModelStats>) -> ModelStats {
-        let sum = ModelStats::default();
-        accounts.into_iter().for_each(|account| sum.absorb(account));
-        sum
-    }
-
-    pub(super) fn absorb(&self, other: &ModelStats) {
+impl Account {
+    pub(super) fn absorb(&self, other: &Account) {
         // By name, so that a counter that is new is not forgotten here.
-        let ModelStats {
-            success,
+        let Account {
             fail,
             failures,
-            queue,
-            compute_input,
-            compute_infer,
-            compute_output,
+            queue_ns,
+            input_ns,
+            infer_ns,
+            output_ns,
             inferences,
             executions,
             pending,
@@ -70,15 +130,16 @@ impl ModelStats {
             last_success,
             apart: _,
         } = other;
-        self.success.absorb(success);
         self.fail.absorb(fail);
         self.failures.absorb(failures);
-        self.queue.absorb(queue);
-        self.compute_input.absorb(compute_input);
-        self.compute_infer.absorb(compute_infer);
-        self.compute_output.absorb(compute_output);
-        self.inferences.fetch_add(inferences.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.executions.fetch_add(executions.load(Ordering::Relaxed), Ordering::Relaxed);
+        let add =
+            |to: &AtomicU64, from: &AtomicU64| to.fetch_add(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        add(&self.queue_ns, queue_ns);
+        add(&self.input_ns, input_ns);
+        add(&self.infer_ns, infer_ns);
+        add(&self.output_ns, output_ns);
+        add(&self.inferences, inferences);
+        add(&self.executions, executions);
         self.pending.absorb(pending);
         self.latency.absorb(latency);
         self.last_success.fetch_max(last_success.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -86,14 +147,13 @@ impl ModelStats {
 
     /// Begins anew. Only where nobody else counts.
     pub(super) fn clear(&self) {
-        let ModelStats {
-            success,
+        let Account {
             fail,
             failures,
-            queue,
-            compute_input,
-            compute_infer,
-            compute_output,
+            queue_ns,
+            input_ns,
+            infer_ns,
+            output_ns,
             inferences,
             executions,
             pending,
@@ -101,25 +161,30 @@ impl ModelStats {
             last_success,
             apart,
         } = self;
-        for total in [success, fail, queue, compute_input, compute_infer, compute_output] {
-            total.clear();
-        }
+        fail.clear();
         failures.clear();
         pending.clear();
         latency.clear();
-        for counter in [inferences, executions, last_success, apart] {
+        for counter in [queue_ns, input_ns, infer_ns, output_ns, inferences, executions, last_success, apart]
+        {
             counter.store(0, Ordering::Relaxed);
         }
     }
 
     /// Counts a request that succeeded at `now` with `rows` rows; `latency` is from submission to reply.
-    pub fn succeeded(&self, timing: &Timing, now: Instant, latency: Duration, rows: u64) {
-        self.success.add(latency);
-        self.queue.add(timing.queue);
-        self.compute_input.add(timing.copy_in);
-        self.compute_infer.add(timing.compute);
-        self.compute_output.add(timing.copy_out);
+    pub(crate) fn succeeded(&self, timing: &Timing, now: Instant, latency: Duration, rows: u64) {
         self.latency.add(latency);
+        let phases = [
+            (&self.queue_ns, timing.queue),
+            (&self.input_ns, timing.copy_in),
+            (&self.infer_ns, timing.compute),
+            (&self.output_ns, timing.copy_out),
+        ];
+        for (counter, time) in phases {
+            if !time.is_zero() {
+                counter.fetch_add(saturating_ns(time), Ordering::Relaxed);
+            }
+        }
         self.inferences.fetch_add(rows, Ordering::Relaxed);
         // At least 1, because 0 means never.
         let at = saturating_ns(now.saturating_duration_since(*ORIGIN)).max(1);
@@ -127,7 +192,7 @@ impl ModelStats {
     }
 
     /// Counts a request that did not succeed.
-    pub fn failed(&self, code: Code, latency: Duration) {
+    pub(crate) fn failed(&self, code: Code, latency: Duration) {
         self.fail.add(latency);
         self.failures.add(code);
     }
@@ -156,17 +221,6 @@ impl ModelStats {
     pub(crate) fn executed(&self) {
         self.executions.fetch_add(1, Ordering::Relaxed);
     }
-
-    /// Time of the last success, in milliseconds since 1970; 0 = never.
-    pub fn last_inference_ms(&self) -> u64 {
-        let at = match self.last_success.load(Ordering::Relaxed) {
-            0 => return 0,
-            at => Duration::from_nanos(at),
-        };
-        let ago = ORIGIN.elapsed().saturating_sub(at);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(now.saturating_sub(ago).as_millis()).unwrap_or(u64::MAX)
-    }
 }
 
 #[cfg(test)]
@@ -175,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_sum_says_what_its_parts_say() {
-        let (one, other) = (ModelStats::default(), ModelStats::default());
+        let (one, other) = (Account::default(), Account::default());
         let ns = Duration::from_nanos;
         let timing = |n| Timing { queue: ns(n), copy_in: ns(2 * n), compute: ns(3 * n), copy_out: ns(4 * n) };
         let now = Instant::now();
@@ -203,10 +257,11 @@ mod tests {
     #[test]
     fn the_last_success_is_told_in_the_time_of_day() {
         let ms = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
-        let stats = ModelStats::default();
-        assert_eq!(stats.last_inference_ms(), 0);
+        let account = Account::default();
+        assert_eq!(ModelStats::sum([&account]).last_inference_ms(), 0);
         let before = ms(SystemTime::now());
-        stats.succeeded(&Timing::default(), Instant::now(), Duration::ZERO, 1);
+        account.succeeded(&Timing::default(), Instant::now(), Duration::ZERO, 1);
+        let stats = ModelStats::sum([&account]);
         let told = stats.last_inference_ms();
         // A clock that is set meanwhile, or a thread that had to wait, by a minute at most.
         assert!((before - 60_000..before + 60_000).contains(&told), "{told} and not {before}");

@@ -13,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::by_tenant::ByTenant;
+use super::model::Account;
 use super::seat::AccountKey;
 use super::{Histogram, ModelStats};
 use crate::predict::Predictor;
@@ -22,23 +23,23 @@ use crate::sched::Nanos;
 #[derive(Debug, Default)]
 pub struct VersionStats {
     /// Of those who used it.
-    tenants: ByTenant<Account>,
+    tenants: ByTenant<Place>,
     /// What tenants did that are gone. Locked while an account changes hands, and by whoever wants the sum of all, so
     /// that nothing is in it twice.
-    departed: Mutex<ModelStats>,
+    departed: Mutex<Account>,
     service: Service,
     predictor: Predictor,
 }
 
 /// An account, and whose it is.
 #[derive(Debug)]
-struct Account {
-    /// A tenant's key, or [`Account::NOBODY`].
+struct Place {
+    /// A tenant's key, or [`Place::NOBODY`].
     owner: AtomicU64,
-    stats: ModelStats,
+    account: Account,
 }
 
-impl Account {
+impl Place {
     const NOBODY: u64 = u64::MAX;
 
     fn is_of(&self, account: AccountKey) -> bool {
@@ -47,48 +48,48 @@ impl Account {
     }
 }
 
-impl Default for Account {
-    fn default() -> Account {
-        Account { owner: AtomicU64::new(Account::NOBODY), stats: ModelStats::default() }
+impl Default for Place {
+    fn default() -> Place {
+        Place { owner: AtomicU64::new(Place::NOBODY), account: Account::default() }
     }
 }
 
 impl VersionStats {
     /// The account that requests of the tenant are counted in.
-    pub(crate) fn of(&self, tenant: AccountKey) -> &ModelStats {
-        let account = self.tenants.of(tenant.seat());
-        if !account.is_of(tenant) {
-            self.hand_over(account, tenant);
+    pub(crate) fn of(&self, tenant: AccountKey) -> &Account {
+        let place = self.tenants.of(tenant.seat());
+        if !place.is_of(tenant) {
+            self.hand_over(place, tenant);
         }
-        &account.stats
+        &place.account
     }
 
     #[cold]
-    fn hand_over(&self, account: &Account, tenant: AccountKey) {
+    fn hand_over(&self, place: &Place, tenant: AccountKey) {
         let departed = self.departed();
-        if !account.is_of(tenant) {
-            departed.absorb(&account.stats);
-            account.stats.clear();
-            account.owner.store(tenant.owner().0, Ordering::Release);
+        if !place.is_of(tenant) {
+            departed.absorb(&place.account);
+            place.account.clear();
+            place.owner.store(tenant.owner().0, Ordering::Release);
         }
     }
 
-    fn departed(&self) -> MutexGuard<'_, ModelStats> {
+    fn departed(&self) -> MutexGuard<'_, Account> {
         // Nothing panics while it holds the lock.
         self.departed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What happened to requests of the tenant until now. Asking for it makes no account.
     pub(crate) fn own(&self, tenant: AccountKey) -> ModelStats {
-        let account = self.tenants.find(tenant.seat()).filter(|account| account.is_of(tenant));
-        ModelStats::sum(account.map(|account| &account.stats))
+        let place = self.tenants.find(tenant.seat()).filter(|place| place.is_of(tenant));
+        ModelStats::sum(place.map(|place| &place.account))
     }
 
     /// What happened to everybody's requests until now.
     #[must_use]
     pub fn everybody(&self) -> ModelStats {
         let departed = self.departed();
-        let accounts = self.tenants.all().map(|account| &account.stats);
+        let accounts = self.tenants.all().map(|place| &place.account);
         ModelStats::sum(accounts.chain([&*departed]))
     }
 
@@ -143,7 +144,7 @@ impl Service {
     const INTERVAL: u64 = 64;
 
     fn add(&self, time: Duration) {
-        self.times.add(time);
+        self.times.count(time);
         let runs = self.runs.fetch_add(1, Ordering::Relaxed) + 1;
         if runs.is_multiple_of(Self::INTERVAL) {
             let p99 = self.times.quantile_bound(0.99).unwrap_or(Duration::MAX);

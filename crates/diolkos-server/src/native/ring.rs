@@ -18,7 +18,7 @@
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -88,7 +88,7 @@ impl Lane {
 
     /// Requests that were not answered yet.
     pub(super) fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Acquire)
+        self.in_flight.load(Ordering::SeqCst)
     }
 
     /// Says good-bye, and begins no request from now on. In this order, so that a client that is refused for it knows
@@ -103,9 +103,8 @@ impl Lane {
             let _ = answers.bell.ring(&answers.ring);
         }
         drop(answers);
-        self.draining.store(true, Ordering::Release);
         // Whoever called this looks next at what is in flight; see `answer`.
-        fence(Ordering::SeqCst);
+        self.draining.store(true, Ordering::SeqCst);
     }
 
     /// The connection has ended: nothing is written into its regions any more.
@@ -132,10 +131,9 @@ impl Lane {
         let none_left = {
             let mut flights = self.flights();
             flights[slot as usize] = None;
-            let before = self.in_flight.fetch_sub(1, Ordering::AcqRel);
-            // With the one in `drain`: whichever comes second sees what the other wrote.
-            fence(Ordering::SeqCst);
-            before == 1 && self.draining.load(Ordering::Acquire)
+            // In one order with `drain` and with who looks behind it at what is in flight (all are `SeqCst`): whichever comes
+            // second sees what the other wrote.
+            self.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 && self.draining.load(Ordering::SeqCst)
         };
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(why) = answers.push(id, slot, message, self) {
@@ -279,7 +277,7 @@ impl RingChannel {
                     .break_off("a request came in a slot whose request was not answered yet"));
             }
             *flight = Some(Flight { id, ticket: None });
-            self.lane.in_flight.fetch_add(1, Ordering::AcqRel);
+            self.lane.in_flight.fetch_add(1, Ordering::SeqCst);
         }
         match self.message(entry, slot)? {
             Ok(Message::Infer(infer)) => return Ok(self.infer(id, infer, offer)),
@@ -320,7 +318,7 @@ impl RingChannel {
 
     fn infer(&self, id: u64, infer: Infer, offer: Offer) -> Option<Here> {
         let lane = &self.lane;
-        if lane.draining.load(Ordering::Acquire) {
+        if lane.draining.load(Ordering::SeqCst) {
             self.refuse(id, &Status::new(Code::Unavailable, "the daemon is shutting down"));
             return None;
         }
@@ -346,6 +344,10 @@ impl RingChannel {
         lane.session.client.received(request.input_bytes());
         let sink = Box::new(Answer { lane: lane.clone(), id, opened, results });
         let (ticket, here) = lane.session.client.submit_offering(request, sink, offer);
+        // A short job is run by this thread before it takes anything else out: nobody can cancel it.
+        if here.as_ref().is_some_and(Here::is_short) {
+            return here;
+        }
         let mut flights = lane.flights();
         if let Some(flight) = &mut flights[lane.slot_of(id) as usize]
             && flight.id == id
