@@ -157,11 +157,7 @@ impl Operation for NullOperation {
         let shapes: Vec<Option<Shape>> =
             work.inputs().map(|input| input.map(|tensor| tensor.shape)).collect();
         self.check_symbols(&shapes)?;
-        // It computes nothing, and without outputs there is nothing to tell apart from it.
-        if !self.signature.outputs.is_empty() {
-            work.compute_begins();
-            work.compute_ends();
-        }
+        work.computes_nothing();
         for (output, spec) in self.signature.outputs.iter().enumerate() {
             if !work.wants(output) {
                 continue;

@@ -149,6 +149,12 @@ impl Work {
         self.phases.compute_ended = Some(Instant::now());
     }
 
+    /// Marks that there is nothing to compute, which reads the clock once.
+    pub fn computes_nothing(&mut self) {
+        let now = Some(Instant::now());
+        (self.phases.compute_began, self.phases.compute_ended) = (now, now);
+    }
+
     /// Takes over the marks of the work that this one was a part of.
     pub fn was_part_of(&mut self, whole: &Work) {
         self.phases = whole.phases;

@@ -28,7 +28,7 @@ use rustix::thread::futex;
 
 use crate::ring::{Consumer, Corrupt, Entry, Producer};
 use crate::segment::Segment;
-use crate::spin::{Plan, Spin, Waited, Yields};
+use crate::spin::{Others, Plan, Spin, Waited, Yields};
 
 /// How often a waiter that can't wait for two things at once looks at the socket that it watches. Long enough to
 /// cost nothing, short enough that nobody takes a dead daemon for a slow one.
@@ -37,6 +37,9 @@ pub const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// Looks between two times that the core is given away, which costs as much as some tens of looks, and during which
 /// nobody looks.
 pub const LOOKS: u32 = 256;
+
+/// The same where others wait for the core, who may be those who answer.
+const LOOKS_IN_TURNS: u32 = 8;
 
 /// What a request and its answer need from one side to the other, roughly, if nobody has to be woken.
 const HANDOVER: Duration = Duration::from_micros(20);
@@ -167,13 +170,27 @@ pub struct Receiver<S> {
     waited: Option<Waited>,
     watched: Option<OwnedFd>,
     watched_at: Instant,
+    /// Between two yields.
+    looks: u32,
+    /// What was received last had not been worked on for longer than handing it over takes. Else those who want the core
+    /// are likely to work on what is awaited.
+    short_work: bool,
 }
 
 impl<S: Segment<Word = AtomicU32>> Receiver<S> {
     /// Waits at this bell for what comes out of the ring.
     #[must_use]
     pub fn new(consumer: Consumer<S>, bell: Bell, spin: Spin) -> Receiver<S> {
-        Receiver { consumer, bell, spin, waited: None, watched: None, watched_at: Instant::now() }
+        Receiver {
+            consumer,
+            bell,
+            spin,
+            waited: None,
+            watched: None,
+            watched_at: Instant::now(),
+            looks: LOOKS,
+            short_work: false,
+        }
     }
 
     /// Ends waiting with [`WaitError::HungUp`] once the other end of this socket has closed. What is in the ring
@@ -200,6 +217,7 @@ impl<S: Segment<Word = AtomicU32>> Receiver<S> {
     /// Tells how long what was received last had been worked on, where its sender says so. Without it, waits seem longer
     /// by what waking up took.
     pub fn worked_on_for(&mut self, time: Duration) {
+        self.short_work = time < HANDOVER;
         if let Some(waited) = &mut self.waited {
             waited.total = waited.total.min(time.saturating_add(HANDOVER));
             waited.napping = false;
@@ -305,7 +323,7 @@ impl<S: Segment<Word = AtomicU32>> Receiver<S> {
         let mut now = began;
         let mut yields = Yields::default();
         while now.duration_since(began) < limit {
-            for _ in 0..LOOKS {
+            for _ in 0..self.looks {
                 if let Some(entry) = self.consumer.pop()? {
                     return Ok((Some(entry), false));
                 }
@@ -314,9 +332,11 @@ impl<S: Segment<Word = AtomicU32>> Receiver<S> {
             let before = Instant::now();
             std::thread::yield_now();
             now = Instant::now();
-            if yields.wanted(now.duration_since(before)) {
-                return Ok((self.consumer.pop()?, true));
-            }
+            self.looks = match yields.took(now.duration_since(before)) {
+                Others::None => LOOKS,
+                Others::TakeTurns if self.short_work => LOOKS_IN_TURNS,
+                Others::TakeTurns | Others::Work => return Ok((self.consumer.pop()?, true)),
+            };
         }
         Ok((None, false))
     }

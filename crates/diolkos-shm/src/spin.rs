@@ -11,7 +11,9 @@
 //!
 //! On a busy machine looking takes the core from whoever should answer. A waiter that gives its core
 //! away between two looks ([`std::thread::yield_now`]) and gets it back late, twice in a row, knows that others want
-//! it ([`Yields`]): it sleeps at once, then and for the next [`CALM`] waits.
+//! it ([`Yields`]): it sleeps at once, then and for the next [`CALM`] waits. Where what is awaited takes no
+//! time to speak of, and others give the core back soon because they only wait as well, it goes on, and looks less between two
+//! yields: a turn of each costs less than to be woken.
 
 use core::time::Duration;
 
@@ -24,7 +26,11 @@ pub const ANSWER_LOOK_MAX: Duration = Duration::from_micros(250);
 
 /// A yield that takes longer than this let somebody else run, or an interrupt came in between. One that nobody takes up
 /// lasts under a microsecond.
-const YIELD_MAX: Duration = Duration::from_micros(10);
+const YIELD_PROMPT: Duration = Duration::from_micros(10);
+
+/// A yield that takes longer than this let somebody run who has long work, and takes what the system gives. Shorter ones
+/// let others run who wait and yield as well, such as clients beside each other: to be woken costs more than their turns.
+const YIELD_SHORT: Duration = Duration::from_micros(200);
 
 /// Waits without looking after a busy moment.
 pub const CALM: u32 = 64;
@@ -78,14 +84,31 @@ pub struct Waited {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Yields {
     late: bool,
+    long: bool,
 }
 
 impl Yields {
-    /// Whether others want the core, after one more yield.
-    pub fn wanted(&mut self, took: Duration) -> bool {
-        let before = core::mem::replace(&mut self.late, took > YIELD_MAX);
-        before && self.late
+    /// One more yield took so long.
+    pub fn took(&mut self, time: Duration) -> Others {
+        let late = core::mem::replace(&mut self.late, time > YIELD_PROMPT);
+        let long = core::mem::replace(&mut self.long, time > YIELD_SHORT);
+        match (late && self.late, long && self.long) {
+            (_, true) => Others::Work,
+            (true, false) => Others::TakeTurns,
+            (false, false) => Others::None,
+        }
     }
+}
+
+/// Who else wants the core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Others {
+    /// Nobody.
+    None,
+    /// Some who give it back soon.
+    TakeTurns,
+    /// Somebody who keeps it.
+    Work,
 }
 
 impl Spin {
@@ -256,9 +279,10 @@ mod tests {
     #[test]
     fn one_late_yield_may_be_an_interrupt() {
         let mut yields = Yields::default();
-        let (late, prompt) = (2 * YIELD_MAX, YIELD_MAX / 2);
-        let wanted = [late, prompt, late, late, late, prompt, prompt].map(|took| yields.wanted(took));
-        assert_eq!(wanted, [false, false, false, true, true, false, false]);
+        let (late, prompt, long) = (2 * YIELD_PROMPT, YIELD_PROMPT / 2, 2 * YIELD_SHORT);
+        let others = [late, prompt, late, late, long, long, late, prompt, long].map(|took| yields.took(took));
+        let (none, turns) = (Others::None, Others::TakeTurns);
+        assert_eq!(others, [none, none, none, turns, turns, Others::Work, turns, none, none]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use diolkos_engine::{Here, Offer};
 use diolkos_shm::bell::LOOKS;
-use diolkos_shm::spin::{Spin, Waited, Yields};
+use diolkos_shm::spin::{Others, Spin, Waited, Yields};
 use diolkos_types::BuildSpread;
 use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
@@ -280,7 +280,7 @@ impl Turns {
         let before = Instant::now();
         std::thread::yield_now();
         self.now = Instant::now();
-        self.yields.wanted(self.now.duration_since(before))
+        self.yields.took(self.now.duration_since(before)) != Others::None
     }
 
     /// Channels for which looking is not worth it any more announce sleep.
