@@ -38,6 +38,10 @@ pub trait SharedMemory: Send + Sync {
     }
 }
 
+/// Shared memory that is only passed on is copied in parts of so many bytes, through memory that stays in a core's own cache.
+/// From 16 KiB to 1 MiB all were equally quick.
+const PART_BYTES: usize = 32 << 10;
+
 /// One contiguous piece of a payload.
 #[derive(Clone)]
 enum Extent {
@@ -98,6 +102,9 @@ impl Buffer {
             return Some(single.clone());
         }
         let len = parts.iter().try_fold(0usize, |sum, part| sum.checked_add(part.len))?;
+        if len == 0 {
+            return Some(Buffer::empty());
+        }
         let extents = parts.iter().flat_map(|part| part.extents().iter().cloned()).collect();
         Some(Buffer { extents: Extents::Many(extents), len })
     }
@@ -127,6 +134,23 @@ impl Buffer {
         match &self.extents {
             Extents::One(Extent::Private(bytes)) => Some(bytes),
             Extents::One(Extent::Shared { .. }) | Extents::Many(_) => None,
+        }
+    }
+
+    /// Whether nobody else can write any of the bytes.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        self.extents().iter().all(|extent| matches!(extent, Extent::Private(_)))
+    }
+
+    /// Whether the payload is this very memory, from `offset` on. An empty one lies nowhere.
+    #[must_use]
+    pub fn lies_in(&self, memory: &dyn SharedMemory, offset: usize) -> bool {
+        match &self.extents {
+            Extents::One(Extent::Shared { memory: other, offset: at, .. }) => {
+                *at == offset && std::ptr::addr_eq(Arc::as_ptr(other), memory)
+            }
+            Extents::One(Extent::Private(_)) | Extents::Many(_) => false,
         }
     }
 
@@ -162,6 +186,25 @@ impl Buffer {
                     }
                 }
                 copy.into()
+            }
+        }
+    }
+
+    /// Calls `take` with one part of the payload after the other: private ones as they are, and copies of others.
+    pub(crate) fn for_each_part(&self, mut take: impl FnMut(&[u8])) {
+        let mut copy = Vec::new();
+        for extent in self.extents() {
+            match extent {
+                Extent::Private(bytes) => take(bytes),
+                Extent::Shared { memory, offset, length } => {
+                    copy.reserve_exact(PART_BYTES.min(*length));
+                    for at in (0..*length).step_by(PART_BYTES) {
+                        copy.clear();
+                        memory.append_to(offset + at, PART_BYTES.min(length - at), &mut copy);
+                        take(&copy);
+                    }
+                    copy.clear();
+                }
             }
         }
     }
@@ -248,7 +291,8 @@ mod tests {
         let joined = Buffer::concat(&parts).unwrap();
         assert!(joined.as_slice().is_none());
         assert_eq!(&joined.to_private()[..], &[1, 2, 7, 7]);
-        assert_eq!(Buffer::concat(&[]).unwrap().len(), 0);
+        let nothing = [Buffer::concat(&[]), Buffer::concat(&[Buffer::empty(), Buffer::empty()])];
+        assert_eq!(nothing.map(|nothing| nothing.unwrap().as_slice().map(<[u8]>::len)), [Some(0); 2]);
         let pieces: Vec<Bytes> = joined.to_private_pieces().collect();
         assert_eq!(pieces, [&[1, 2][..], &[], &[7, 7]]);
         assert_eq!(pieces[0].as_ptr(), parts[0].as_slice().unwrap().as_ptr());

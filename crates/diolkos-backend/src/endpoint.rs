@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use diolkos_types::{HandleId, Params, Signature, Status};
 
+use crate::Destination;
 use crate::work::Tensor;
 
 /// Which of a tenant's own jobs go first.
@@ -59,6 +60,9 @@ pub struct Request {
     pub inputs: Vec<NamedTensor>,
     /// Names of the wanted outputs in the wanted order; `None` means all.
     pub outputs: Option<Vec<Box<str>>>,
+    /// Where the outputs may be written to as they are made, in that order; `None` = they come in memory of their own. No input
+    /// may lie there.
+    pub destination: Option<Destination>,
     /// Which of the tenant's own requests go first.
     pub class: Class,
     /// A job that has not begun by then never runs.
@@ -74,6 +78,7 @@ impl Request {
             params: Params::new(),
             inputs: Vec::new(),
             outputs: None,
+            destination: None,
             class: Class::default(),
             deadline: None,
         }
@@ -114,7 +119,7 @@ pub struct Inferred {
     pub version: u64,
     /// Where the time went.
     pub timing: Timing,
-    /// The outputs, in the wanted order.
+    /// The outputs, in the wanted order; those that could be are at their destination.
     pub outputs: Vec<NamedTensor>,
 }
 

@@ -14,6 +14,7 @@
 
 mod backend;
 mod buffer;
+mod destination;
 pub mod endpoint;
 mod error;
 mod seeded;
@@ -25,6 +26,7 @@ pub mod null;
 
 pub use backend::{Backend, Format, LoadOptions, ModelFiles, Operation};
 pub use buffer::{Buffer, SharedMemory};
+pub use destination::{Destination, RESULT_ALIGNMENT, ResultMemory};
 pub use error::{LoadError, RunError};
 pub use seeded::Seeded;
 pub use work::{CancelFlag, OutputSlot, Phases, Tensor, Work};

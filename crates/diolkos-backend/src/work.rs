@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use diolkos_types::{DataType, Params, Shape, Signature};
 
-use crate::{Buffer, RunError};
+use crate::destination::{Filling, Place};
+use crate::{Buffer, Destination, RunError};
 
 /// A tensor's value.
 #[derive(Clone, Debug)]
@@ -58,6 +59,8 @@ pub struct Phases {
 pub struct Work {
     inputs: Vec<Option<Tensor>>,
     outputs: Vec<Option<Tensor>>,
+    /// Where they go; boxed, because work changes hands and few have one.
+    filling: Option<Box<Filling>>,
     /// `None` = all of them.
     wanted: Option<Box<[bool]>>,
     output_bytes_left: u64,
@@ -83,12 +86,20 @@ impl Work {
         Work {
             inputs,
             outputs: Vec::new(),
+            filling: None,
             wanted,
             output_bytes_left: output_bytes_max,
             params,
             cancel,
             phases,
         }
+    }
+
+    /// The same, and its outputs go there: in this order, by their positions in the signature; `None` means as they are.
+    #[must_use]
+    pub fn going_to(mut self, destination: Option<Destination>, order: Option<&[usize]>) -> Work {
+        self.filling = destination.map(|destination| Box::new(Filling::new(destination, order)));
+        self
     }
 
     /// Input `index` of the signature, if it was given.
@@ -199,10 +210,12 @@ impl Work {
         if self.outputs.len() <= index {
             self.outputs.resize_with(index + 1, || None);
         }
-        Ok(OutputSlot { slot: &mut self.outputs[index], data_type, shape, bytes })
+        let place = self.filling.as_mut().and_then(|filling| filling.claim(index, bytes));
+        Ok(OutputSlot { slot: &mut self.outputs[index], data_type, shape, bytes, place })
     }
 
-    /// The outputs in the order of the signature; those that were not wanted are `None` or missing at the end.
+    /// The outputs in the order of the signature; those that were not wanted are `None` or missing at the end. Their payload
+    /// is private, or lies where it was to go.
     #[must_use]
     pub fn into_outputs(self) -> Vec<Option<Tensor>> {
         self.outputs
@@ -217,10 +230,13 @@ pub struct OutputSlot<'a> {
     data_type: DataType,
     shape: Shape,
     bytes: usize,
+    /// Where the client wants it.
+    place: Option<Place>,
 }
 
 impl OutputSlot<'_> {
-    /// Hands over memory that the operation owns.
+    /// Hands over memory that the operation owns, or an input as it is. What others can write is copied, because whoever owns
+    /// it could change the answer afterwards.
     ///
     /// # Panics
     ///
@@ -228,6 +244,11 @@ impl OutputSlot<'_> {
     pub fn give(self, data: impl Into<Buffer>) {
         let data = data.into();
         assert_eq!(data.len(), self.bytes, "an operation claimed another length than it gave");
+        let data = match self.place {
+            Some(place) => place.fill(&data),
+            None if data.is_private() => data,
+            None => data.to_private_pieces().collect(),
+        };
         *self.slot = Some(Tensor { data_type: self.data_type, shape: self.shape, data });
     }
 
@@ -237,7 +258,12 @@ impl OutputSlot<'_> {
     ///
     /// If it has another length than was claimed.
     pub fn copy_from(self, data: &[u8]) {
-        self.give(data.to_vec());
+        assert_eq!(data.len(), self.bytes, "an operation claimed another length than it gave");
+        let data = match self.place {
+            Some(place) => place.fill_from(data),
+            None => data.to_vec().into(),
+        };
+        *self.slot = Some(Tensor { data_type: self.data_type, shape: self.shape, data });
     }
 }
 

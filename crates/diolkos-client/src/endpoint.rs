@@ -48,7 +48,8 @@ impl RemoteEndpoint {
     }
 
     fn send(&self, request: Request) -> Result<Pending, Status> {
-        let Request { handle, params, inputs, outputs, class, deadline } = request;
+        // Outputs come in memory of the connection, wherever they may go.
+        let Request { handle, params, inputs, outputs, destination: _, class, deadline } = request;
         let model = self.table().models.get(&handle).cloned();
         let model = model.ok_or_else(|| Status::new(Code::NotFound, "the handle is not open"))?;
         if self.client.is_full() {

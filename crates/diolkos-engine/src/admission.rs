@@ -160,7 +160,8 @@ fn check(
     let output_bytes_max = at_once.saturating_add(reserve_at_start);
 
     let rows = inputs.first().and_then(Option::as_ref).map_or(1, |tensor| rows_of(version, &tensor.shape));
-    let work = Work::new(inputs, wanted, request.params, output_bytes_max, cancel);
+    let work = Work::new(inputs, wanted, request.params, output_bytes_max, cancel)
+        .going_to(request.destination, output_order.as_deref());
     Ok(Checked { work, output_order, rows, memory, reserve_at_start, input_bytes })
 }
 

@@ -477,7 +477,8 @@ fn timing(queued: Instant, began: Instant, ended: Instant, work: &Work) -> Timin
 /// The wanted outputs in the wanted order. A missing or misshapen one is the backend's fault.
 ///
 /// What is left of the job's memory stays reserved until the last byte of its outputs is dropped, wherever
-/// they are by then: a client that does not take its answers is charged for them.
+/// they are by then: a client that does not take its answers is charged for them. Those that lie in its own memory already
+/// take none of ours.
 fn collect(
     version: &Arc<LoadedVersion>,
     work: Work,
@@ -500,11 +501,12 @@ fn collect(
         None => (0..specs.len()).map(&mut take).collect::<Result<Vec<_>, _>>()?,
     };
     drop(outputs);
-    let bytes = admission::payload_bytes(tensors.iter().map(|(_, tensor)| tensor));
+    let ours = tensors.iter().map(|(_, tensor)| tensor).filter(|tensor| tensor.data.is_private());
+    let bytes = admission::payload_bytes(ours);
     memory.shrink_to(bytes);
     if bytes > 0 {
         let memory = Arc::new(memory);
-        for (_, tensor) in &mut tensors {
+        for (_, tensor) in tensors.iter_mut().filter(|(_, tensor)| tensor.data.is_private()) {
             tensor.data = Charged::wrap(&tensor.data, &memory);
         }
     }

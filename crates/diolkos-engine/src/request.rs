@@ -16,7 +16,7 @@ use crate::store::LoadedVersion;
 pub struct Outputs {
     /// What ran; its signature names the outputs.
     pub version: Arc<LoadedVersion>,
-    /// Index in the signature's outputs, and the value, in the wanted order.
+    /// Index in the signature's outputs, and the value, in the wanted order; those that could be are at the request's destination.
     pub tensors: Vec<(usize, Tensor)>,
 }
 

@@ -15,6 +15,8 @@ mod faults;
 mod hostile;
 #[path = "native/raw.rs"]
 mod raw;
+#[path = "native/results.rs"]
+mod results;
 #[path = "native/statistics.rs"]
 mod statistics;
 #[path = "native/support.rs"]

@@ -17,8 +17,7 @@ use tokio::sync::mpsc;
 
 use super::frames::{Held, Outgoing};
 use super::limits;
-use super::regions::Piece;
-use super::session::{place_outputs, positions, timing_of};
+use super::session::{Results, place_outputs, positions, timing_of};
 use crate::listen::Budget;
 
 /// Room in the queue for the answer to one request.
@@ -129,8 +128,8 @@ pub(super) struct StreamAnswer {
     pub(super) room: Room,
     /// The signature that the client knows.
     pub(super) opened: Arc<Signature>,
-    /// Where the outputs go, if not behind the answer: number of the region, and the piece of it.
-    pub(super) results: Option<(u16, Piece)>,
+    /// Where the outputs go, if not behind the answer.
+    pub(super) results: Option<Results>,
     pub(super) flights: Arc<Flights>,
 }
 

@@ -22,8 +22,8 @@ use diolkos_shm::bell::Bell;
 use diolkos_shm::spin::Spin;
 use diolkos_types::{Code, Status, TenantId};
 use diolkos_wire::{
-    Failed, Features, Hello, Infer, Limits, Message, OpenChannel, PREFACE, RegisterRegion, ResultPlace,
-    Welcome, choose_version, hello,
+    Failed, Features, Hello, Infer, Limits, Message, OpenChannel, PREFACE, RegisterRegion, Welcome,
+    choose_version, hello,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -31,7 +31,7 @@ use tokio::task::JoinSet;
 use super::answers::{Flights, Room, StreamAnswer, no_memory_for_body};
 use super::frames::{Held, Outgoing, ReadError, Reader};
 use super::ring::{self, Lane};
-use super::session::{NativeSession, inferred_bytes_max};
+use super::session::{NativeSession, Prepared, inferred_bytes_max};
 use super::{NativeFront, control, limits};
 use crate::app::App;
 use crate::audit::Action;
@@ -259,6 +259,12 @@ impl Drop for OpenedChannel {
     }
 }
 
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        self.session.regions.end();
+    }
+}
+
 impl Conversation {
     async fn talk(mut self, mut reader: Reader, mut stop: watch::Receiver<Stop>) -> End {
         loop {
@@ -470,15 +476,11 @@ impl Conversation {
 
     fn infer(&self, infer: Infer, id: u64, payload: &Bytes, mut room: Room) {
         let prepared = self.flights.check_free(id).and_then(|()| {
-            let results = match infer.results {
-                ResultPlace::Stream => None,
-                ResultPlace::Region(extent) => Some((extent.region, self.session.regions.piece(&extent)?)),
-            };
-            let (request, opened) = self.session.request(infer, payload)?;
-            room.hold(inferred_bytes_max(&opened))?;
-            Ok((request, opened, results))
+            let prepared = self.session.prepare(infer, payload)?;
+            room.hold(inferred_bytes_max(&prepared.opened))?;
+            Ok(prepared)
         });
-        let (request, opened, results) = match prepared {
+        let Prepared { request, opened, results } = match prepared {
             Ok(prepared) => prepared,
             Err(status) => return room.refuse(&status),
         };

@@ -13,9 +13,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use diolkos_backend::{Buffer, SharedMemory};
+use diolkos_backend::{Buffer, Destination, ResultMemory, SharedMemory};
 use diolkos_engine::RegionCharge;
 use diolkos_shm::mapping::Mapping;
 use diolkos_shm::region::{Region, RegionError};
@@ -26,9 +27,11 @@ use diolkos_wire::{Extent, Limits};
 use crate::metrics::Copied;
 use crate::oip::offload::{self, OwnTurn};
 
-/// A region that is lent, as the engine and backends see it: bytes that can be copied out.
+/// A region that is lent, as the engine and backends see it: bytes that can be copied out of it, and into it.
 pub(super) struct RegionMemory {
     mapping: Arc<Mapping>,
+    /// Its client is gone, and what it does with its memory is its own again.
+    ended: Arc<AtomicBool>,
     copied: Arc<Copied>,
     /// Its tenant is charged until the last job that uses it lets go.
     _charge: Option<RegionCharge>,
@@ -51,16 +54,20 @@ impl SharedMemory for RegionMemory {
     }
 }
 
+impl ResultMemory for RegionMemory {
+    fn write(&self, offset: usize, data: &[u8]) {
+        if self.ended.load(Ordering::Acquire) {
+            return;
+        }
+        self.copied.outward(data.len());
+        self.mapping.write(offset, data);
+    }
+}
+
 impl RegionMemory {
     /// For rings, which are words and not tensors.
     pub(super) fn mapping(&self) -> &Arc<Mapping> {
         &self.mapping
-    }
-
-    /// Copies into the region. The caller has checked that it is inside.
-    pub(super) fn write(&self, offset: usize, from: &[u8]) {
-        self.copied.outward(from.len());
-        self.mapping.write(offset, from);
     }
 }
 
@@ -72,6 +79,14 @@ pub(super) struct Piece {
     pub(super) offset: usize,
     /// Bytes of it.
     pub(super) length: usize,
+}
+
+impl Piece {
+    /// As the engine takes it.
+    pub(super) fn destination(&self) -> Destination {
+        let destination = Destination::new(self.memory.clone(), self.offset, self.length);
+        destination.expect("the piece was found to lie inside")
+    }
 }
 
 /// The memory files that are mapped, of everybody: each is mapped once, so that tables of pages are a small part of what clients
@@ -107,6 +122,7 @@ pub(super) struct Regions {
     limits: Limits,
     copied: Arc<Copied>,
     files: Arc<Files>,
+    ended: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
@@ -133,7 +149,12 @@ impl Table {
 
 impl Regions {
     pub(super) fn new(limits: Limits, copied: Arc<Copied>, files: Arc<Files>) -> Regions {
-        Regions { table: Mutex::default(), limits, copied, files }
+        Regions { table: Mutex::default(), limits, copied, files, ended: Arc::default() }
+    }
+
+    /// The client is gone: nothing is written into its regions any more.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -208,6 +229,7 @@ impl Regions {
         // The mapping stays; the descriptor is closed here.
         let memory = RegionMemory {
             mapping: region.mapping().clone(),
+            ended: self.ended.clone(),
             copied: self.copied.clone(),
             _charge: charge,
             _file: file,
@@ -391,6 +413,23 @@ mod tests {
         let memory = regions.take_for_rings(0, 4096).unwrap();
         assert_eq!((memory.len(), regions.lock().bytes), (4096, 0));
         assert!(regions.take_for_rings(0, 1).is_err() && regions.close(0).is_err());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_written_once_the_client_is_gone() {
+        let regions = Regions::new(limits(), Arc::default(), Arc::default());
+        let ours = lend(&regions, 0, 4096).await.unwrap();
+        let piece = regions.piece(&Extent { region: 0, offset: 10, length: 10 }).unwrap();
+        let read = || {
+            let mut bytes = [0; 2];
+            ours.mapping().read(10, &mut bytes);
+            bytes
+        };
+        piece.memory.write(10, &[1, 2]);
+        assert_eq!(read(), [1, 2]);
+        regions.end();
+        piece.memory.write(10, &[3, 4]);
+        assert_eq!(read(), [1, 2]);
     }
 
     #[tokio::test]

@@ -30,14 +30,14 @@ use diolkos_shm::segment::Segment as _;
 use diolkos_types::{Code, Signature, Status};
 use diolkos_wire::{
     ChannelOpened, EntryBody, Failed, Infer, Inferred, InlineBody, Kind, Message, OpenChannel, Part,
-    ResultPlace, RingEntry, SlotsPlace,
+    RingEntry, SlotsPlace,
 };
 use tokio::sync::Notify;
 
 use super::limits;
 use super::poller::{Broken, Channel, Taken};
-use super::regions::{Piece, RegionMemory};
-use super::session::{NativeSession, place_outputs, positions, timing_of};
+use super::regions::RegionMemory;
+use super::session::{NativeSession, Prepared, Results, place_outputs, positions, timing_of};
 
 /// What the poll thread, the threads of devices and the connection share of one pair of rings.
 pub(super) struct Lane {
@@ -107,7 +107,7 @@ impl Lane {
         self.draining.store(true, Ordering::SeqCst);
     }
 
-    /// The connection has ended: nothing is written into its regions any more.
+    /// The connection has ended: nothing is answered any more.
     pub(super) fn end(&self) {
         self.broken.store(true, Ordering::Release);
     }
@@ -327,14 +327,7 @@ impl RingChannel {
             self.refuse(id, &status);
             return None;
         }
-        let results = match infer.results {
-            ResultPlace::Stream => Ok(None),
-            ResultPlace::Region(extent) => {
-                lane.session.regions.piece(&extent).map(|piece| Some((extent.region, piece)))
-            }
-        };
-        let prepared = results.and_then(|results| Ok((lane.session.request(infer, &Bytes::new())?, results)));
-        let ((request, opened), results) = match prepared {
+        let Prepared { request, opened, results } = match lane.session.prepare(infer, &Bytes::new()) {
             Ok(prepared) => prepared,
             Err(status) => {
                 self.refuse(id, &status);
@@ -392,13 +385,12 @@ struct Answer {
     id: u64,
     /// The signature that the client knows.
     opened: Arc<Signature>,
-    /// Where the outputs go: number of the region, and the piece of it.
-    results: Option<(u16, Piece)>,
+    results: Option<Results>,
 }
 
 impl ReplySink for Answer {
     fn complete(self: Box<Self>, reply: Reply) {
-        // The client is gone, and what it does with its region is its own again.
+        // The client is gone.
         if self.lane.is_broken() {
             return;
         }

@@ -10,20 +10,31 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use diolkos_backend::{Buffer, Tensor};
+use diolkos_backend::{Buffer, RESULT_ALIGNMENT, ResultMemory as _, Tensor};
 use diolkos_engine::store::LoadedVersion;
 use diolkos_engine::{NamedTensor, Outputs, Request, Timing};
 use diolkos_types::{BuildSpread, Code, HandleId, RANK_MAX, Shape, Signature, Status, TensorSpec};
-use diolkos_wire::{Class, Failed, HEADER_BYTES, Infer, Inferred, Limits, ModelOpened, Place, TensorRef};
+use diolkos_wire::{
+    Class, Extent, Failed, HEADER_BYTES, Infer, Inferred, Limits, ModelOpened, Place, ResultPlace, TensorRef,
+};
 
 use super::regions::{Files, Piece, Regions};
 use crate::metrics::Copied;
 use crate::sessions::ClientSession;
 
-/// Outputs in a region begin on such a boundary: a cache line, and every element is aligned.
-const RESULT_ALIGNMENT: usize = 64;
-
 type Opened = HashMap<HandleId, Arc<Signature>, BuildSpread>;
+
+/// A piece of a region that outputs go to, and the number of the region.
+pub(super) type Results = (u16, Piece);
+
+/// A request for the engine, and what is needed to tell of its outputs.
+pub(super) struct Prepared {
+    pub(super) request: Request,
+    /// The signature that the client knows.
+    pub(super) opened: Arc<Signature>,
+    /// Where the outputs go, if not behind the answer.
+    pub(super) results: Option<Results>,
+}
 
 /// A client's session.
 pub(super) struct NativeSession {
@@ -66,10 +77,10 @@ impl NativeSession {
         self.client.close(handle)
     }
 
-    /// The engine's request, and what is needed to tell of its outputs. `payload` are the bytes that came behind
-    /// the message; their number is that of the tensors which lie there.
-    pub(super) fn request(&self, infer: Infer, payload: &Bytes) -> Result<(Request, Arc<Signature>), Status> {
-        let Infer { handle, class, timeout_us, order, params, inputs, outputs, results: _ } = infer;
+    /// Makes a request. `payload` are the bytes that came behind the message; their number is that of the tensors
+    /// which lie there.
+    pub(super) fn prepare(&self, infer: Infer, payload: &Bytes) -> Result<Prepared, Status> {
+        let Infer { handle, class, timeout_us, order, params, inputs, outputs, results } = infer;
         if order.is_some() {
             return Err(Status::new(
                 Code::Unsupported,
@@ -79,6 +90,13 @@ impl NativeSession {
         let signature = self.opened().get(&handle).cloned().ok_or_else(|| {
             Status::new(Code::NotFound, "the handle is not open; open the model first, in this session")
         })?;
+        let results = match results {
+            ResultPlace::Stream => None,
+            ResultPlace::Region(extent) => Some((extent, self.regions.piece(&extent)?)),
+        };
+        // Where an input lies, outputs come once it is read.
+        let apart = results.as_ref().filter(|(extent, _)| !inputs.iter().any(|input| meets(input, extent)));
+        let destination = apart.map(|(_, piece)| piece.destination());
         let mut at = 0;
         let inputs = inputs.iter().map(|input| self.input(input, &signature, payload, &mut at));
         let inputs = inputs.collect::<Result<Vec<_>, Status>>()?;
@@ -88,13 +106,15 @@ impl NativeSession {
             params,
             inputs,
             outputs: outputs.transpose()?,
+            destination,
             class: class_of(class),
             // A timeout past the end of the clock is none.
             deadline: timeout_us
                 .and_then(|timeout| Instant::now().checked_add(Duration::from_micros(timeout.get()))),
             ..Request::new(handle)
         };
-        Ok((request, signature))
+        let results = results.map(|(extent, piece)| (extent.region, piece));
+        Ok(Prepared { request, opened: signature, results })
     }
 
     fn input(
@@ -125,6 +145,14 @@ impl NativeSession {
         };
         Ok(NamedTensor { name: spec.name.clone(), tensor: Tensor { data_type, shape, data } })
     }
+}
+
+/// Whether an input and an extent have bytes in common.
+fn meets(input: &TensorRef, with: &Extent) -> bool {
+    let Place::Region(at) = input.place else { return false };
+    at.region == with.region
+        && at.offset < with.offset.saturating_add(with.length)
+        && with.offset < at.offset.saturating_add(at.length)
 }
 
 fn output_name(index: u16, signature: &Signature) -> Result<Box<str>, Status> {
@@ -181,7 +209,7 @@ pub(super) fn positions<'a>(
     })
 }
 
-/// Copies the outputs into a piece of a region, one behind the other.
+/// Copies the outputs into a piece of a region, one behind the other, but for those that lie there already.
 pub(super) fn place_outputs(
     outputs: &Outputs,
     opened: &Signature,
@@ -205,10 +233,12 @@ pub(super) fn place_outputs(
         let Tensor { data_type, shape, ref data } = *tensor;
         let offset = room.offset + at;
         placed.push(tensor_ref(index, data_type, shape, region, offset, data.len()));
-        let mut to = offset;
-        for piece in data.to_private_pieces() {
-            room.memory.write(to, &piece);
-            to += piece.len();
+        if !data.lies_in(&*room.memory, offset) {
+            let mut to = offset;
+            for piece in data.to_private_pieces() {
+                room.memory.write(to, &piece);
+                to += piece.len();
+            }
         }
         at = (at + data.len()).next_multiple_of(RESULT_ALIGNMENT);
     }
@@ -241,5 +271,24 @@ mod tests {
         assert_eq!(needed_bytes([].into_iter()), 0);
         assert_eq!(needed_bytes([10].into_iter()), 10);
         assert_eq!(needed_bytes([10, 0, 65, 1].into_iter()), 64 + 128 + 1);
+    }
+
+    #[test]
+    fn inputs_that_lie_among_the_results_are_found() {
+        let extent = |region, offset, length| Extent { region, offset, length };
+        let input = |place| TensorRef {
+            index: 0,
+            data_type: diolkos_types::DataType::Uint8,
+            shape: Shape::SCALAR,
+            place,
+        };
+        let meets = |at, with| super::meets(&input(Place::Region(at)), &with);
+        assert!(meets(extent(1, 10, 10), extent(1, 19, 1)));
+        assert!(meets(extent(1, 10, 10), extent(1, 0, 11)));
+        assert!(!meets(extent(1, 10, 10), extent(1, 20, 10)));
+        assert!(!meets(extent(1, 10, 10), extent(1, 0, 10)));
+        assert!(!meets(extent(1, 10, 10), extent(2, 10, 10)));
+        assert!(meets(extent(1, 0, u64::MAX), extent(1, u64::MAX - 1, 1)));
+        assert!(!super::meets(&input(Place::Stream { length: 10 }), &extent(1, 0, 10)));
     }
 }

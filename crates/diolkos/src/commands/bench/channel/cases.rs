@@ -5,8 +5,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use diolkos_client::{AnyTensor, Client, Model, Options, Waiting};
-use diolkos_shm::region::{Pages, Region};
-use diolkos_shm::segment::Segment as _;
 use diolkos_types::{DataType, Shape};
 
 use super::super::caller::{Caller, Question, Route};
@@ -119,8 +117,6 @@ pub(super) enum Case {
     MemcpyImage,
     MemcpyBatch,
     MemcpyLarge,
-    /// Of the large one out of shared memory, and of what came out into shared memory: what an echo does.
-    MemcpyThrough,
     Empty(Way),
     /// By [`MANY`] clients at once.
     EmptyMany(Way),
@@ -130,7 +126,7 @@ pub(super) enum Case {
 }
 
 impl Case {
-    pub(super) const ALL: [Case; 29] = [
+    pub(super) const ALL: [Case; 28] = [
         Case::Ping(Bare::Event),
         Case::Ping(Bare::Futex),
         Case::Ping(Bare::Socket),
@@ -140,7 +136,6 @@ impl Case {
         Case::MemcpyImage,
         Case::MemcpyBatch,
         Case::MemcpyLarge,
-        Case::MemcpyThrough,
         Case::Empty(Way::Inproc),
         Case::Empty(Way::Blocking),
         Case::Empty(Way::Adaptive),
@@ -170,7 +165,6 @@ impl Case {
             Case::MemcpyImage => "memcpy of 602 kB".into(),
             Case::MemcpyBatch => "memcpy of 2.6 kB".into(),
             Case::MemcpyLarge => "memcpy of 64 MiB".into(),
-            Case::MemcpyThrough => "the two copies of an echo of 64 MiB, in one process".into(),
             Case::Empty(way) => format!("empty call, {}", way.name()),
             Case::EmptyMany(way) => format!("empty call, {MANY} clients, {}", way.name()),
             Case::Work(Work::Image, way) => format!("602 kB in and 4 kB out, {}", way.name()),
@@ -229,8 +223,6 @@ pub(super) struct Bench {
     runtime: tokio::runtime::Runtime,
     source: Vec<u8>,
     target: Vec<u8>,
-    /// As large.
-    shared: [Region; 2],
 }
 
 impl Bench {
@@ -250,25 +242,8 @@ impl Bench {
         let blocking = runtime.block_on(Server::start_daemon(&files, &["[channel]\nspin = \"0us\""]))?;
         // Written once, so that no page is made while it is copied.
         let (source, target) = (vec![7; LARGE_BYTES], vec![8; LARGE_BYTES]);
-        let region = || {
-            Region::create_whole(LARGE_BYTES, Pages::Transparent)
-                .map_err(|error| cannot("make memory", &error))
-        };
-        let shared = [region()?, region()?];
         let questions = [Some(product()), Some(short_question), long_question];
-        Ok(Bench {
-            peers,
-            local,
-            short,
-            long,
-            questions,
-            adaptive,
-            blocking,
-            runtime,
-            source,
-            target,
-            shared,
-        })
+        Ok(Bench { peers, local, short, long, questions, adaptive, blocking, runtime, source, target })
     }
 
     /// What the work asks; `None` if its model is not there.
@@ -297,14 +272,6 @@ impl Bench {
             Case::MemcpyImage => self.memcpy(IMAGE_BYTES, length),
             Case::MemcpyBatch => self.memcpy(BATCH_BYTES, length),
             Case::MemcpyLarge => self.memcpy(LARGE_BYTES, length),
-            Case::MemcpyThrough => {
-                let [from, to] = [&self.shared[0], &self.shared[1]].map(Region::mapping);
-                call_for(length, || {
-                    from.read(0, &mut self.target);
-                    to.write(0, std::hint::black_box(&self.target));
-                    Ok(())
-                })
-            }
             Case::Empty(way) => self.ask(&self.local, &payload::noop(), way, length),
             Case::EmptyMany(way) => self.many(way, length),
             Case::Work(work, way) => {

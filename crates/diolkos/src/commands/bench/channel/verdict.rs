@@ -61,10 +61,6 @@ pub(super) fn judge(results: &Results) -> Vec<Judged> {
         judge("echo of 64 MiB: bandwidth of its two copies, to a memcpy's", AtLeast(0.8), "", &|round| {
             Some(2.0 * p50(round, Case::MemcpyLarge)? / p50(round, Case::Echo)?)
         }),
-        // An echo works through three buffers and not two, so the caches hold less of it.
-        judge("echo of 64 MiB: the same, to its two copies in one process", AtLeast(0.8), "", &|round| {
-            Some(p50(round, Case::MemcpyThrough)? / p50(round, Case::Echo)?)
-        }),
         judge("echo of 64 MiB: the daemon's CPU time, to a memcpy", AtMost(2.4), "", &|round| {
             Some(of(round, Case::Echo)?.daemon_cpu_ns? / p50(round, Case::MemcpyLarge)?)
         }),
