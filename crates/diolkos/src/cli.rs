@@ -98,7 +98,7 @@ Examples:
   diolkos serve --listen tcp:127.0.0.1:8000 --listen unix:/run/user/1000/d.sock
   diolkos serve --config diolkos.toml              settings from a file; flags add to it
 
-Without --listen and without `listen` in the settings, the daemon listens on
+Without --listen and without `listen` in the settings, the daemon listens on \
 $XDG_RUNTIME_DIR/diolkos/diolkos.sock. SIGHUP reads the settings again, SIGTERM drains and stops.")]
 pub struct ServeArgs {
     /// A model file, or a model's directory; named after itself. May be repeated
@@ -121,7 +121,7 @@ pub struct ServeArgs {
 /// `token`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The token is shown once and kept nowhere: give it to the client (DIOLKOS_TOKEN=…, or the header
+The token is shown once and kept nowhere: give it to the client (DIOLKOS_TOKEN=…, or the header \
 `authorization: Bearer …`), and the hash to the daemon, in its settings:
 
   [tenants.NAME]
@@ -143,7 +143,7 @@ Examples:
   diolkos run affine --input 'x=[[1, 2, 3]]' --json
   diolkos run ./model.onnx --input x=x.npy --output results/
 
-An input file may be a .npy array, JSON (nested lists), a PNG or a JPEG; what it is is told from its
+An input file may be a .npy array, JSON (nested lists), a PNG or a JPEG; what it is is told from its \
 contents. A model with one input needs no NAME=. Nothing is converted to another element type silently.")]
 pub struct RunArgs {
     /// Name of a model at the daemon, or path of a model file
@@ -208,8 +208,8 @@ pub struct InspectArgs {
 /// `check`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-What is checked is told from the path: *.toml is a settings file, *.pbtxt a model configuration, another
-file a model (it is loaded in a child process under limits, as the daemon would), a directory one model
+What is checked is told from the path: *.toml is a settings file, *.pbtxt a model configuration, another \
+file a model (it is loaded in a child process under limits, as the daemon would), a directory one model \
 or a repository of models. Each finding is one line, FILE:LINE:COLUMN: error: …
 
 Exit codes: 0 nothing found, 2 the path can't be read, 4 problems found.")]
@@ -236,7 +236,7 @@ pub struct DoctorArgs {
 /// `demo`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Starts a daemon on a unix socket in a private temporary directory, and a second process that knows only
+Starts a daemon on a unix socket in a private temporary directory, and a second process that knows only \
 that socket. Needs no GPU, no root, no download and no settings; leaves nothing behind.")]
 pub struct DemoArgs {
     /// Print JSON

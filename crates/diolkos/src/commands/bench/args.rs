@@ -62,8 +62,8 @@ Examples:
   diolkos bench load --target rest --model echo --shape 1,3,224,224 --concurrency 8
   diolkos bench load --target grpc --model mobilenet --mode open --rate 50 --seconds 30 --json result.json
 
-In the open loop, latency counts from the time a request was due, so that a stall counts for everything that
-waits behind it. Inputs are made up from the model's signature; open dimensions become 1.
+In the open loop, latency counts from the time a request was due, so that a stall counts for everything that \
+waits behind it. Inputs are made up from the model's signature; open dimensions become 1. \
 Exit codes: 0 every call succeeded, 1 one or more failed, 2 wrong arguments, 3 no server answers.")]
 pub struct LoadArgs {
     /// How requests go
@@ -109,8 +109,8 @@ pub struct LoadArgs {
 /// `bench report`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The daemon and the bare servers it is compared with run as child processes, turn by turn in many short
-rounds, so that a machine that gets slower or faster meanwhile does so for both. Rounds in which other
+The daemon and the bare servers it is compared with run as child processes, turn by turn in many short \
+rounds, so that a machine that gets slower or faster meanwhile does so for both. Rounds in which other \
 programs used the machine are measured again. Needs a release build on a quiet machine.
 
 Exit codes: 0 every target is met, 4 one is missed, 1 something could not be concluded.")]
@@ -135,8 +135,8 @@ pub struct ReportArgs {
 /// `bench channel`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Bare ping-pongs between two processes, copies in memory, the engine in this process, gRPC, and the channel in each of
-its ways, all of them in every round. Rounds in which other programs used the machine are measured again. Needs a
+Bare ping-pongs between two processes, copies in memory, the engine in this process, gRPC, and the channel in each of \
+its ways, all of them in every round. Rounds in which other programs used the machine are measured again. Needs a \
 release build on a quiet machine with two cores at least.
 
 Exit codes: 0 every target is met, 4 one is missed, 1 something could not be concluded.")]
@@ -162,10 +162,10 @@ pub struct ChannelArgs {
 /// `bench flood`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A daemon with two tenants. One of them floods it, from a process that keeps to half of a core: with 100 times the
-requests that it may send, with huge bodies, with thousands of connections, with all of that. The other's latencies are
-compared with those beside the same flood sent to a server that only accepts and drops, turn by turn, and the daemon's
-memory, descriptors and threads with what its settings let the flood have. Rounds in which other programs used the
+A daemon with two tenants. One of them floods it, from a process that keeps to half of a core: with 100 times the \
+requests that it may send, with huge bodies, with thousands of connections, with all of that. The other's latencies are \
+compared with those beside the same flood sent to a server that only accepts and drops, turn by turn, and the daemon's \
+memory, descriptors and threads with what its settings let the flood have. Rounds in which other programs used the \
 machine are measured again. Needs a release build on a quiet machine.
 
 Exit codes: 0 every target is met, 4 one is missed, 1 something could not be concluded.")]
@@ -196,9 +196,9 @@ pub struct FloodArgs {
 /// `bench sched`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Engines in this process, in each round: somebody who waits for answers beside somebody who saturates the device, with
-classes and first come first served; tenants with jobs of very different lengths, and with weights; a model that gains from
-runs of many requests and one that does not, with batching and without. Rounds in which other programs used the machine
+Engines in this process, in each round: somebody who waits for answers beside somebody who saturates the device, with \
+classes and first come first served; tenants with jobs of very different lengths, and with weights; a model that gains from \
+runs of many requests and one that does not, with batching and without. Rounds in which other programs used the machine \
 are measured again. Needs a release build on a quiet machine.
 
 Exit codes: 0 every target is met, 4 one is missed, 1 something could not be concluded.")]

@@ -25,8 +25,8 @@ Examples:
   diolkos tenant ls
   diolkos tenant rm web
 
-Asks the daemon on its unix socket, as a tenant with `admin = true`; without tenants in the settings, that is
-whoever runs the daemon. Tenants that stand in the settings file are changed there (and SIGHUP sent).
+Asks the daemon on its unix socket, as a tenant with `admin = true`; without tenants in the settings, that is \
+whoever runs the daemon. Tenants that stand in the settings file are changed there (and SIGHUP sent). \
 What is added here is gone when the daemon ends, unless its settings name a `tenants_file`.")]
 pub struct TenantArgs {
     /// What to do.
