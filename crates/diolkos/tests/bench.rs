@@ -89,9 +89,9 @@ fn loads_the_engine_in_process() {
 }
 
 #[test]
-fn loads_a_daemon_by_rest_and_grpc() {
+fn loads_a_daemon_by_every_protocol() {
     let daemon = Server::daemon();
-    for target in ["rest", "grpc"] {
+    for target in ["rest", "grpc", "native"] {
         let at = ["--target", target, "--address", &daemon.address];
         let json = check(&[&at[..], &["--model", "echo", "--shape", "1,3,224,224", "-c", "2"]].concat());
         assert_eq!(json["request_bytes"].as_u64(), Some(602_112));
@@ -131,6 +131,10 @@ fn what_is_wrong_is_said() {
     let (code, text) = run(&["--target", "rest", "--model", "no-such", "--address", &daemon.address]);
     assert!(code == Some(1) && text.contains("no-such"), "{code:?} {text}");
     let (code, text) = run(&["--target", "grpc", "--model", "echo", "--address", "unix:/nowhere/d.sock"]);
+    assert!(code == Some(3) && text.contains("/nowhere/d.sock"), "{code:?} {text}");
+    let (code, text) = run(&["--target", "native", "--model", "no-such", "--address", &daemon.address]);
+    assert!(code == Some(1) && text.contains("no-such"), "{code:?} {text}");
+    let (code, text) = run(&["--target", "native", "--model", "echo", "--address", "unix:/nowhere/d.sock"]);
     assert!(code == Some(3) && text.contains("/nowhere/d.sock"), "{code:?} {text}");
     let (code, text) = run(&["--target", "rest", "--model", "echo", "--mode", "open"]);
     assert!(code == Some(2) && text.contains("--rate"), "{code:?} {text}");

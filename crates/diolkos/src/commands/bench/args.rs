@@ -43,6 +43,8 @@ pub enum Target {
     Rest,
     /// gRPC with raw tensors
     Grpc,
+    /// The native channel, with tensors in shared memory where the address is a unix socket
+    Native,
 }
 
 /// When requests are sent.
@@ -59,6 +61,7 @@ pub enum Mode {
 #[command(after_help = "\
 Examples:
   diolkos bench load --target inproc --model noop
+  diolkos bench load --target native --model mobilenet --concurrency 4
   diolkos bench load --target rest --model echo --shape 1,3,224,224 --concurrency 8
   diolkos bench load --target grpc --model mobilenet --mode open --rate 50 --seconds 30 --json result.json
 

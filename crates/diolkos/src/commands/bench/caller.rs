@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use super::grpc::GrpcCaller;
 use super::inproc::InprocCaller;
+use super::native::NativeCaller;
 use super::rest::RestCaller;
 use crate::client::Address;
 use crate::exit::{Exit, Failure};
 use crate::tensor::Value;
 
 /// How long one call may take until it counts as failed, so that a server that hangs does not hang us.
-const CALL_TIME_MAX: Duration = Duration::from_secs(60);
+pub(super) const CALL_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// How a call ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,15 @@ pub(crate) trait Call {
     fn call(&mut self) -> impl Future<Output = Outcome> + Send;
 }
 
+/// Something that can be called from a thread of its own.
+pub(crate) trait CallBlocking {
+    /// Sends one request and takes the whole answer in.
+    fn call_blocking(&mut self) -> Outcome;
+
+    /// The same, and looks at the answer. The error says what is wrong with it, in a sentence.
+    fn checked_call(&mut self, question: &Question) -> Result<(), String>;
+}
+
 /// How to reach what is measured.
 #[derive(Clone, Debug)]
 pub(crate) enum Route {
@@ -43,6 +53,8 @@ pub(crate) enum Route {
     Rest(Address),
     /// gRPC with raw tensors.
     Grpc(Address),
+    /// The native channel.
+    Native(Address),
     /// The engine in this process.
     Inproc(super::inproc::Local),
 }
@@ -60,6 +72,7 @@ pub(crate) struct Question {
 pub(crate) enum Caller {
     Rest(Box<RestCaller>),
     Grpc(Box<GrpcCaller>),
+    Native(Box<NativeCaller>),
     Inproc(Box<InprocCaller>),
 }
 
@@ -69,6 +82,7 @@ impl Caller {
         let mut caller = match route {
             Route::Rest(address) => Caller::Rest(Box::new(RestCaller::open(address, question).await?)),
             Route::Grpc(address) => Caller::Grpc(Box::new(GrpcCaller::open(address, question).await?)),
+            Route::Native(address) => Caller::Native(Box::new(NativeCaller::open(address, question)?)),
             Route::Inproc(local) => Caller::Inproc(Box::new(InprocCaller::open(local, question)?)),
         };
         match caller.checked_call(question).await {
@@ -98,6 +112,7 @@ impl Caller {
         match self {
             Caller::Rest(caller) => caller.checked_call(question).await,
             Caller::Grpc(caller) => caller.checked_call(question).await,
+            Caller::Native(caller) => caller.checked_call(question),
             Caller::Inproc(caller) => caller.checked_call(question),
         }
     }
@@ -109,6 +124,7 @@ impl Call for Caller {
             match self {
                 Caller::Rest(caller) => caller.call().await,
                 Caller::Grpc(caller) => caller.call().await,
+                Caller::Native(caller) => caller.call().await,
                 Caller::Inproc(caller) => caller.call().await,
             }
         };

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::caller::Call;
+use super::caller::{Call, CallBlocking};
 use super::tally::Tally;
 
 /// Tallies that clients share: a quarter of a megabyte each, which a thousand clients need not have.
@@ -66,6 +66,43 @@ pub(crate) async fn run<C: Call + Send + 'static>(
         closed.tally.merge(&lock(tally));
     }
     (back, closed)
+}
+
+/// The same with a thread for each client, as programs have it, and no async runtime.
+pub(crate) fn in_threads<C: CallBlocking + Send>(
+    callers: &mut [C],
+    warmup: Duration,
+    length: Duration,
+) -> Closed {
+    let begin = Instant::now() + warmup;
+    let end = begin + length;
+    let mut closed = Closed { tally: Tally::new(), window: length };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = callers
+            .iter_mut()
+            .map(|caller| {
+                scope.spawn(move || {
+                    let mut tally = Tally::new();
+                    loop {
+                        let sent = Instant::now();
+                        if sent >= end {
+                            return tally;
+                        }
+                        let outcome = caller.call_blocking();
+                        let answered = Instant::now();
+                        if (begin..end).contains(&answered) {
+                            tally.count(&outcome, answered - sent);
+                        }
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            // A panic in a client is this program's mistake; let it show.
+            closed.tally.merge(&thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+    });
+    closed
 }
 
 fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {

@@ -12,8 +12,7 @@ use diolkos_engine::{ControlRequest, Engine, EngineConfig, NamedTensor, Reply, R
 use diolkos_types::TenantId;
 use tokio::sync::oneshot;
 
-use super::caller::{Outcome, Question, check_echo};
-use super::closed::Closed;
+use super::caller::{CallBlocking, Outcome, Question, check_echo};
 use super::latencies::Latencies;
 use super::tally::Tally;
 use crate::backends;
@@ -116,12 +115,6 @@ impl InprocCaller {
         }
     }
 
-    /// One call that keeps the thread until it is answered; a short job may run on this very thread.
-    pub(crate) fn call_blocking(&mut self) -> Outcome {
-        let reply = self.session.call(self.request.clone());
-        self.outcome(reply)
-    }
-
     fn outcome(&self, reply: Reply) -> Outcome {
         match reply.result {
             Ok(outputs) => {
@@ -135,9 +128,16 @@ impl InprocCaller {
             Err(status) => Outcome::Failed(status.code().name().into()),
         }
     }
+}
 
-    /// One call, looked at and compared.
-    pub(super) fn checked_call(&mut self, question: &Question) -> Result<(), String> {
+impl CallBlocking for InprocCaller {
+    /// A short job may run on this very thread.
+    fn call_blocking(&mut self) -> Outcome {
+        let reply = self.session.call(self.request.clone());
+        self.outcome(reply)
+    }
+
+    fn checked_call(&mut self, question: &Question) -> Result<(), String> {
         let outputs =
             self.session.call(self.request.clone()).result.map_err(|status| status.message().to_owned())?;
         let first = outputs.tensors.first().map(|(_, tensor)| tensor.data.to_private());
@@ -151,39 +151,6 @@ fn named(value: &Value) -> NamedTensor {
         name: value.name.as_str().into(),
         tensor: Tensor { data_type: value.data_type, shape: value.shape, data },
     }
-}
-
-/// A closed loop with a thread for each client, as in-process callers have, and no async runtime.
-pub(crate) fn closed(callers: &mut [InprocCaller], warmup: Duration, length: Duration) -> Closed {
-    let begin = Instant::now() + warmup;
-    let end = begin + length;
-    let mut closed = Closed { tally: Tally::new(), window: length };
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = callers
-            .iter_mut()
-            .map(|caller| {
-                scope.spawn(move || {
-                    let mut tally = Tally::new();
-                    loop {
-                        let sent = Instant::now();
-                        if sent >= end {
-                            return tally;
-                        }
-                        let outcome = caller.call_blocking();
-                        let answered = Instant::now();
-                        if (begin..end).contains(&answered) {
-                            tally.count(&outcome, answered - sent);
-                        }
-                    }
-                })
-            })
-            .collect();
-        for thread in threads {
-            // A panic in a client is this program's mistake; let it show.
-            closed.tally.merge(&thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        }
-    });
-    closed
 }
 
 /// Calls per reading of the clock in [`batches`].
@@ -228,7 +195,7 @@ pub(crate) fn clock() -> Latencies {
 #[cfg(test)]
 mod tests {
     use super::super::caller::{Caller, Route};
-    use super::super::payload;
+    use super::super::{closed, payload};
     use super::*;
 
     #[tokio::test]
@@ -246,7 +213,7 @@ mod tests {
             assert_eq!(caller.call_blocking(), Outcome::Ok);
         }
         let mut callers: Vec<_> = (0..2).map(|_| InprocCaller::open(&local, &noop).unwrap()).collect();
-        let closed = closed(&mut callers, Duration::ZERO, Duration::from_millis(20));
+        let closed = closed::in_threads(&mut callers, Duration::ZERO, Duration::from_millis(20));
         assert!(closed.tally.ok() > 0 && closed.tally.failed() == 0);
         let tally = batches(&mut callers[0], Duration::from_millis(20));
         assert!(

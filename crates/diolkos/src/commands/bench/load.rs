@@ -14,10 +14,11 @@ use diolkos_types::{DataType, UnknownDataType};
 use serde::{Deserialize, Serialize};
 
 use super::args::{LoadArgs, Mode, Target};
-use super::caller::{Caller, Question, Route};
+use super::caller::{CallBlocking, Caller, Question, Route};
 use super::children::cannot;
-use super::inproc::{self, Local};
+use super::inproc::{InprocCaller, Local};
 use super::latencies::{Latencies, Point, Summary};
+use super::native::NativeCaller;
 use super::payload::{self, Wish};
 use super::schedule::Schedule;
 use super::split::{Counted, Split};
@@ -85,7 +86,15 @@ pub(super) fn run(args: &LoadArgs) -> Result<Exit, Failure> {
     let (route, question) = runtime.block_on(prepare(args))?;
     let ticker = Ticker::start("measuring", args.warmup + args.seconds);
     let ran = match (&route, args.mode) {
-        (Route::Inproc(local), Mode::Closed) => in_process(local, &question, clients, args)?,
+        (Route::Inproc(local), Mode::Closed) => {
+            in_threads(args, clients, &question, || InprocCaller::open(local, &question))?
+        }
+        (Route::Native(address), Mode::Closed) => {
+            let before = runtime.block_on(counted(&route, &question));
+            let ran = in_threads(args, clients, &question, || NativeCaller::open(address, &question))?;
+            let after = runtime.block_on(counted(&route, &question));
+            Ran { server: split(before, after), ..ran }
+        }
         _ => runtime.block_on(measure(&route, &question, clients, args))?,
     };
     drop(ticker);
@@ -120,7 +129,12 @@ async fn prepare(args: &LoadArgs) -> Result<(Route, Question), Failure> {
     }
     let address = address(&args.daemon)?;
     let question = payload::question(&args.model, &wanted(&address, &args.model).await?, &wish)?;
-    let route = if args.target == Target::Rest { Route::Rest(address) } else { Route::Grpc(address) };
+    let route = match args.target {
+        Target::Rest => Route::Rest(address),
+        Target::Grpc => Route::Grpc(address),
+        Target::Native => Route::Native(address),
+        Target::Inproc => unreachable!("it has no address"),
+    };
     Ok((route, question))
 }
 
@@ -144,15 +158,24 @@ pub(super) async fn wanted(address: &Address, model: &str) -> Result<Vec<Wanted>
     inputs.collect()
 }
 
-fn in_process(local: &Local, question: &Question, clients: usize, args: &LoadArgs) -> Result<Ran, Failure> {
-    let opened: Result<Vec<_>, _> =
-        (0..clients).map(|_| inproc::InprocCaller::open(local, question)).collect();
-    let mut callers = opened?;
+/// A closed loop of clients that each have a thread.
+fn in_threads<C: CallBlocking + Send>(
+    args: &LoadArgs,
+    clients: usize,
+    question: &Question,
+    open: impl Fn() -> Result<C, Failure>,
+) -> Result<Ran, Failure> {
+    let mut callers = (0..clients).map(|_| open()).collect::<Result<Vec<_>, Failure>>()?;
     for caller in &mut callers {
         caller.checked_call(question).map_err(Failure::failed)?;
     }
-    let closed = inproc::closed(&mut callers, args.warmup, args.seconds);
+    let closed = closed::in_threads(&mut callers, args.warmup, args.seconds);
     Ok(Ran { rate: closed.rate(), tally: closed.tally, lag: None, server: None })
+}
+
+/// Where the server spent the time between.
+fn split(before: Option<Counted>, after: Option<Counted>) -> Option<Split> {
+    after.zip(before).and_then(|(after, before)| after.since(&before))
 }
 
 async fn measure(
@@ -179,13 +202,15 @@ async fn measure(
         }
     };
     let after = counted(route, question).await;
-    let server = after.zip(before).and_then(|(after, before)| after.since(&before));
+    let server = split(before, after);
     Ok(Ran { tally, lag, rate, server })
 }
 
 async fn counted(route: &Route, question: &Question) -> Option<Counted> {
     match route {
-        Route::Rest(address) | Route::Grpc(address) => Counted::ask(address, &question.model).await,
+        Route::Rest(address) | Route::Grpc(address) | Route::Native(address) => {
+            Counted::ask(address, &question.model).await
+        }
         Route::Inproc(_) => None,
     }
 }
@@ -195,6 +220,7 @@ fn result(args: &LoadArgs, clients: usize, question: &Question, ran: &Ran) -> Lo
         Target::Inproc => "inproc",
         Target::Rest => "rest",
         Target::Grpc => "grpc",
+        Target::Native => "native",
     };
     LoadResult {
         target: target.into(),

@@ -36,6 +36,7 @@ mod inproc;
 mod judge;
 mod latencies;
 mod load;
+mod native;
 mod open;
 mod payload;
 mod procfs;

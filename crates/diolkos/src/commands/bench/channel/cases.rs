@@ -4,12 +4,13 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use diolkos_client::{AnyTensor, Client, Model, Options, Waiting};
+use diolkos_client::{Client, Options, Waiting};
 use diolkos_types::{DataType, Shape};
 
-use super::super::caller::{Caller, Question, Route};
+use super::super::caller::{CallBlocking as _, Caller, Question, Route};
 use super::super::children::{Server, cannot};
 use super::super::inproc::{InprocCaller, Local};
+use super::super::native::{NativeCaller, failed};
 use super::super::payload::{self, Wish};
 use super::super::{closed, procfs, runtime};
 use super::apart::Apart;
@@ -175,38 +176,6 @@ impl Case {
     }
 }
 
-/// A model through the channel, with inputs that go there and come back.
-struct Remote {
-    model: Model,
-    inputs: Option<Vec<(String, AnyTensor)>>,
-}
-
-impl Remote {
-    fn open(client: &Client, question: &Question) -> Result<Remote, Failure> {
-        let model = client.open(&question.model).map_err(failed)?;
-        let mut inputs = Vec::new();
-        for value in &question.inputs {
-            let tensor = client.tensor_of(value.data_type, value.shape.dims(), value.data.len());
-            let mut tensor = tensor.map_err(failed)?;
-            tensor.bytes_mut().copy_from_slice(&value.data);
-            inputs.push((value.name.clone(), tensor));
-        }
-        Ok(Remote { model, inputs: Some(inputs) })
-    }
-
-    fn call(&mut self) -> Result<(), Failure> {
-        let inputs = self.inputs.take().unwrap_or_default();
-        let names: Vec<String> = inputs.iter().map(|(name, _)| name.clone()).collect();
-        let reply = self.model.infer(inputs).map_err(failed)?;
-        self.inputs = Some(names.into_iter().zip(reply.into_inputs()).collect());
-        Ok(())
-    }
-}
-
-fn failed(error: diolkos_client::Error) -> Failure {
-    Failure::failed(error.to_string())
-}
-
 /// Everything that has to run.
 pub(super) struct Bench {
     /// As [`Bare::ALL`].
@@ -309,9 +278,9 @@ impl Bench {
             let mut caller = InprocCaller::open(local, question)?;
             return Ok(Turn::new(move || outcome(caller.call_blocking()), cpu));
         }
-        let mut remote = Remote::open(&self.client(way)?, question)?;
-        remote.call()?;
-        Ok(Turn::new(move || remote.call(), cpu))
+        let mut remote = NativeCaller::on(self.client(way)?, question)?;
+        remote.call_patiently()?;
+        Ok(Turn::new(move || remote.call_patiently(), cpu))
     }
 
     fn memcpy(&mut self, bytes: usize, length: Duration) -> Result<Measured, Failure> {
@@ -351,13 +320,12 @@ impl Bench {
             }
             Way::Grpc => self.grpc(question, 1, length)?,
             Way::Blocking | Way::Adaptive | Way::Polled => {
-                let client = self.client(way)?;
-                let mut remote = Remote::open(&client, question)?;
+                let mut remote = NativeCaller::on(self.client(way)?, question)?;
                 // What is done once for a region, such as bringing its pages in, is no part of a call.
-                remote.call()?;
-                remote.call()?;
+                remote.call_patiently()?;
+                remote.call_patiently()?;
                 before = self.cpu(way)?;
-                call_for(length, || remote.call())?
+                call_for(length, || remote.call_patiently())?
             }
         };
         self.with_cpu(measured, before, way, length)
@@ -373,13 +341,13 @@ impl Bench {
                 let begin = Instant::now() + length / 8;
                 let rates = std::thread::scope(|scope| {
                     let threads: Vec<_> = clients
-                        .iter()
+                        .into_iter()
                         .map(|client| {
                             let question = &question;
                             scope.spawn(move || {
-                                let mut remote = Remote::open(client, question)?;
+                                let mut remote = NativeCaller::on(client, question)?;
                                 std::thread::sleep(begin.saturating_duration_since(Instant::now()));
-                                call_for(length, || remote.call())
+                                call_for(length, || remote.call_patiently())
                             })
                         })
                         .collect();

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use diolkos_client::{AnyTensor, Client};
 
+use super::super::caller::CallBlocking as _;
 use super::super::children::{Server, cannot, this_program};
-use super::super::inproc::{self, InprocCaller, Local};
+use super::super::closed;
+use super::super::inproc::{InprocCaller, Local};
 use super::super::payload::{self, Wish};
 use super::super::procfs;
 use super::super::report::{Plan, Watch};
@@ -74,7 +76,7 @@ pub(super) fn measure(file: &Path, client: Option<&Path>, plan: &Plan) -> Result
     let this = this_program().map_err(|error| cannot("find this program", &error))?;
     while !plan.is_done(clean, rounds) {
         let watch = Watch::begin(&pids)?;
-        let warm = inproc::closed(&mut caller, Duration::ZERO, plan.length / 2).tally;
+        let warm = closed::in_threads(&mut caller, Duration::ZERO, plan.length / 2).tally;
         let mut these =
             Fresh { inference_ns: vec![warm.latencies().summary().p50_ns as f64], ..Fresh::default() };
         for _ in 0..EACH {

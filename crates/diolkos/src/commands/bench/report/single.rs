@@ -35,7 +35,7 @@ pub(super) fn noop(plan: &Plan) -> Result<Noop, Failure> {
     let mut clean = 0;
     while !plan.is_done(clean, noop.rounds.len()) {
         let watch = Watch::begin(&[])?;
-        let single = inproc::closed(&mut caller, plan.warmup, plan.length / 2).tally;
+        let single = closed::in_threads(&mut caller, plan.warmup, plan.length / 2).tally;
         let batch = inproc::batches(&mut caller[0], plan.length / 2);
         let foreign = watch.end()?;
         noop.failed += single.failed() + batch.failed();
@@ -103,7 +103,7 @@ pub(super) async fn model(name: &str, file: &Path, plan: &Plan) -> Result<Model,
     let pids = [server.pid()];
     while !plan.is_done(clean, rounds) {
         let watch = Watch::begin(&pids)?;
-        let in_process = inproc::closed(&mut inproc, plan.warmup, plan.length).tally;
+        let in_process = closed::in_threads(&mut inproc, plan.warmup, plan.length).tally;
         let mut tallies = Vec::new();
         for (_, callers, way) in &mut remote {
             let before = Counted::ask(&server.unix, &question.model).await;
